@@ -1,0 +1,1 @@
+"""What happened, what to do about it, and the log of both."""

@@ -1,0 +1,1 @@
+"""What there is and what is wanted: fleet, model, run, and the catalogue of chips."""

@@ -1,0 +1,1 @@
+"""Authenticated frames and byte streams between processes, and the messages they carry."""

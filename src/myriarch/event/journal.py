@@ -56,9 +56,7 @@ def decode_line(line: bytes) -> Record:
     if not line.endswith(b"\n") or not length.isdigit() or int(length) != len(body):
         raise IntegrityError("a journal line is cut short")
     if head != b"%08x" % zlib.crc32(body):
-        raise IntegrityError(
-            f"a journal line's checksum is {head.decode(errors='replace')}, its content's is not"
-        )
+        raise IntegrityError(f"a journal line's checksum is {head.decode(errors='replace')}, its content's is not")
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -95,9 +93,7 @@ def scan(data: bytes) -> Scan:
                 hint="restore the journal from a copy, or start over with --fresh",
             ) from error
         if record.seq != len(records) + 1:
-            raise IntegrityError(
-                f"journal line {number} has number {record.seq}, expected {len(records) + 1}"
-            )
+            raise IntegrityError(f"journal line {number} has number {record.seq}, expected {len(records) + 1}")
         records.append(record)
         offset = end
     return Scan(records=tuple(records), intact_bytes=offset)

@@ -1,0 +1,178 @@
+"""A run that loses a worker or a node ends with the weights of the run that did not, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myriarch.event.actions import Decide, EndRun, StartSteps
+from myriarch.event.events import NodeExited, StepCompleted, WorkerExited, WorkerForked
+from myriarch.event.journal import digest
+
+torch = pytest.importorskip("torch")
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+
+
+def final_state(launched: Any, into: Path) -> dict[str, Any]:
+    """The run's last durable checkpoint, read by plain PyTorch."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    newest = sorted((launched.run_folder / "checkpoints").glob("step-*"))[-1]
+    target = into / f"{launched.name}.pt"
+    dcp_to_torch_save(newest, target)
+    loaded: dict[str, Any] = torch.load(target, weights_only=True)
+    return loaded
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(state, dict):
+        return {k: v for key, value in state.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): state}
+
+
+def differences(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    a, b = flat(left), flat(right)
+    assert a.keys() == b.keys()
+    assert any(isinstance(value, torch.Tensor) for value in a.values())
+    return [
+        key
+        for key, value in a.items()
+        if not (torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key])
+    ]
+
+
+def losses(launched: Any) -> dict[int, float]:
+    """Mean loss of each step that was kept; a step that was redone counts once, as it was the last time."""
+    return {event.step: event.loss_sum / event.tokens for event in launched.events(StepCompleted)}
+
+
+def test_kills_leave_no_trace_in_the_weights(launch: Any, tmp_path: Path) -> None:
+    undisturbed = launch(name="undisturbed")
+    code, out, err = undisturbed.wait()
+    assert code == 0, err
+    expected = final_state(undisturbed, tmp_path)
+    expected_losses = losses(undisturbed)
+    assert list(expected_losses) == list(range(1, 25))
+
+    for name, target in (("node-lost", "fast-1"), ("worker-lost", "slow/0")):
+        launched = launch(name=name, chaos=[{"at_step": 11, "action": "kill", "target": target}])
+        code, out, err = launched.wait()
+        assert code == 0, err
+        choices = [decision.choice for decision in launched.actions(Decide)]
+        if target == "fast-1":
+            assert [event.node for event in launched.events(NodeExited)][:1] == ["fast-1"]
+            assert "replace_node" in choices
+            forked = {event.node for event in launched.events(WorkerForked) if event.incarnation > 1}
+            assert "fast-2" in forked, "the spare took the lost node's place"
+        else:
+            assert [event.code for event in launched.events(WorkerExited) if event.cause == "signal"][0] == 9
+            assert "restart_workers" in choices
+        assert differences(expected, final_state(launched, tmp_path)) == []
+        assert losses(launched) == expected_losses
+
+
+def test_a_smaller_group_ends_with_the_same_loss(launch: Any) -> None:
+    """No spare: the group goes on with what remains, with other sums' rounding but no other samples."""
+    whole = launch(name="whole", fleet={"pools": _without_spare()})
+    assert whole.wait()[0] == 0
+    smaller = launch(
+        name="smaller", fleet={"pools": _without_spare()},
+        chaos=[{"at_step": 9, "action": "kill", "target": "fast-1"}],
+    )  # fmt: skip
+    code, out, err = smaller.wait()
+    assert code in (0, 3), err
+    assert "shrink_group" in [decision.choice for decision in smaller.actions(Decide)]
+    assert smaller.actions(StartSteps)[-1].shares[0].world_size == 1
+    expected, seen = losses(whole), losses(smaller)
+    assert expected.keys() == seen.keys()
+    for step, loss in expected.items():
+        assert seen[step] == pytest.approx(loss, rel=2e-3)
+
+
+def test_a_lost_group_degrades_and_its_samples_are_taken_over(launch: Any) -> None:
+    pools = [{**pool, "nodes": 1, "spares": 0} for pool in _without_spare()]
+    launched = launch(
+        name="degraded", fleet={"pools": pools}, steps=20,
+        recovery={"missing_group": "degrade", "wait_limit_s": 1.0},
+        chaos=[{"at_step": 7, "action": "kill", "target": "slow-0"}],
+    )  # fmt: skip
+    code, out, err = launched.wait()
+    assert code == 3, err
+    assert "degrade" in [decision.choice for decision in launched.actions(Decide)]
+    last = launched.actions(StartSteps)[-1]
+    assert [(share.group, share.count) for share in last.shares] == [("fast", 8)], "the whole batch"
+    assert list(losses(launched)) == list(range(1, 21))
+    assert all(event.tokens == 8 * 64 for event in launched.events(StepCompleted))
+
+
+def test_a_killed_controller_replays_its_journal_and_nothing_restarts(launch: Any) -> None:
+    launched = launch(name="controller-lost", steps=60)
+    launched.until(lambda: len(launched.events(StepCompleted)) > 10, "ten steps")
+    import json
+
+    pid = json.loads((launched.attempt() / "controller.json").read_text())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    code, out, err = launched.wait()
+    assert code == 0, err
+    assert {event.incarnation for event in launched.events(WorkerForked)} == {1}, "no worker was forked anew"
+    assert [decision.choice for decision in launched.actions(Decide)] == ["form"]
+    assert list(losses(launched)) == list(range(1, 61)), "no step was lost or done twice in the journal"
+    assert launched.actions(EndRun)[-1].outcome == "completed"
+
+
+def test_replay_gives_the_same_actions_and_digest(launch: Any) -> None:
+    from myriarch.control import Control
+    from myriarch.event.journal import actions_of, events_of
+
+    launched = launch(name="replayed", chaos=[{"at_step": 8, "action": "kill", "target": "fast/1"}])
+    assert launched.wait()[0] == 0
+    records = launched.records()
+    states = []
+    for _ in range(2):
+        control = Control()
+        again = [
+            action
+            for at_ns, event in events_of(records)
+            for action in control.step(event, now_s=at_ns / 1e9)
+        ]  # fmt: skip
+        control.check()
+        assert again == [action for _, action in actions_of(records)]
+        states.append(control.digest())
+    assert states[0] == states[1]
+    assert digest(records) == digest(records)
+
+
+def test_every_sample_is_consumed_exactly_once(launch: Any) -> None:
+    """From the spans of shares in the journal: the kept history covers each slot of each step once."""
+    launched = launch(
+        name="samples",
+        chaos=[
+            {"at_step": 6, "action": "kill", "target": "fast/0"},
+            {"at_step": 15, "action": "kill", "target": "slow-1"},
+        ],
+    )
+    code, out, err = launched.wait()
+    assert code in (0, 3), err
+    shares = {start.incarnation: start for start in launched.actions(StartSteps)}
+    kept: dict[int, int] = {}
+    for event in launched.events(StepCompleted):
+        kept[event.step] = event.incarnation
+    assert sorted(kept) == list(range(1, 25))
+    for incarnation in kept.values():
+        slots: Counter[int] = Counter()
+        for share in shares[incarnation].shares:
+            slots.update(range(share.first, share.first + share.count))
+        assert slots == Counter(range(8))
+
+
+def _without_spare() -> list[dict[str, Any]]:
+    return [
+        {"name": "fast", "chip": {"id": "cpu-core"}, "nodes": 2},
+        {"name": "slow", "chip": {"id": "cpu-core"}, "nodes": 2},
+    ]

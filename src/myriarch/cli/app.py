@@ -1,0 +1,137 @@
+"""The verbs, their arguments and options. Each calls one function of the module of its name, which it imports itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from myriarch import __version__
+from myriarch.cli import EXIT_CODES, VERBS
+from myriarch.cli.edge import at_edge
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="myriarch",
+    help="One effective training system out of unlike, unreliable, expensive accelerators.",
+    epilog=f"Exit codes: {EXIT_CODES}.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich costs as much time as all the rest of `--help`
+)
+
+
+def verb(function: Callable[P, int | None]) -> Callable[P, None]:
+    """Make `function` the verb of its name: its docstring is the help, its result the exit code."""
+
+    @functools.wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        raise typer.Exit(at_edge(lambda: function(*args, **kwargs)))
+
+    app.command(name=function.__name__, short_help=VERBS[function.__name__])(command)
+    return command
+
+
+def run(arguments: list[str]) -> int:
+    """Parse and carry out a command line. Returns the exit code; a wrong one is explained on stderr and gives 2."""
+    try:
+        app(arguments, prog_name="myriarch")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        raise typer.Exit(at_edge(lambda: print(f"myriarch {__version__}")))
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version of Myriarch.")
+    ] = False,
+) -> None:
+    """One effective training system out of unlike, unreliable, expensive accelerators."""
+
+
+@verb
+def train(
+    run_file: Annotated[str, typer.Argument(metavar="RUN", help="A run file: YAML, JSON or TOML.")],
+    *,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: ignore the run's checkpoints.")] = False,
+) -> int:
+    """Train the reference model of a run file on its fleet, through failures, and account for every device-second.
+
+    The same command again resumes from the newest checkpoint. Ctrl-C and SIGTERM take a last snapshot and end
+    everything cleanly.
+    """
+    from myriarch.cli import train as module
+
+    return module.train(run_file, fresh=fresh)
+
+
+@verb
+def report(
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Name of a run, or a folder of one launch; default: the newest.")
+    ] = "",
+    *,
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema report`.")] = False,
+) -> int:
+    """Where every device-second of a run went: the four factors, the waterfall of leaves, the incidents."""
+    from myriarch.cli import report as module
+
+    return module.report(run, json_output=json_output)
+
+
+@verb
+def chaos(
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="kill, stop, slow or resume.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Node `fast-1`, worker `fast/1`, or `controller`.")],
+    *,
+    run: Annotated[str, typer.Option("--run", help="Name of a run; default: the newest.")] = "",
+    factor: Annotated[float | None, typer.Option("--factor", help="With slow: share of its speed that is left.")] = None,
+) -> int:
+    """Inflict a fault on a running fleet, and watch it go on."""
+    from myriarch.cli import chaos as module
+
+    return module.chaos(action, target, run=run, factor=factor)
+
+
+@verb
+def doctor(
+    *,
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema doctor`.")] = False,
+) -> int:
+    """What this machine offers to a fleet: measured in about three seconds, each line with a verdict and a remedy.
+
+    Exits with 3 if something that `myriarch train` needs is missing.
+    """
+    from myriarch.cli import doctor as module
+
+    return module.doctor(json_output=json_output)
+
+
+@verb
+def schema(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="fleet, model, run, report, event, action, journal or doctor.")
+    ],
+) -> int:
+    """Print the JSON Schema of a file that Myriarch reads or writes."""
+    from myriarch.cli import schema as module
+
+    return module.schema(name)
+
+
+@verb
+def version() -> int:
+    """Version of Myriarch."""
+    print(f"myriarch {__version__}")
+    return 0

@@ -233,9 +233,13 @@ class LogMembership(Action, frozen=True, kw_only=True):
     role: Literal["active", "spare", "lost", "fenced", "waiting"]
 
 
+class Warn(Action, frozen=True, kw_only=True):
+    """Nothing to carry out: something was lost or given up that does not stop the run, and people should hear of it."""
+
+
 AnyAction = (
     LaunchWorkers | RejoinWorkers | StopWorkers | StartSteps | HoldWorkers
     | CommitSnapshot | DropSnapshot | DrainShards | FinishDrain
-    | FenceNode | EndRun | Decide | LogMembership
+    | FenceNode | EndRun | Decide | LogMembership | Warn
 )  # fmt: skip
 """What a journal's action lines decode to."""

@@ -98,6 +98,16 @@ class FaultInjected(Event, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class ControllerRestarted(Event, frozen=True, kw_only=True):
+    """A new controller process replayed this journal: nothing is restarted, but every agent has to connect anew.
+
+    Until its agent says `NodeJoined`, each node counts as disconnected. The controller's shell feeds this once, after
+    the replay and before it accepts the first connection.
+    """
+
+    detail: str = ""
+
+
 class Tick(Event, frozen=True, kw_only=True):
     """The instant that the machine asked to be woken at (`deadline_s`) has come."""
 
@@ -329,7 +339,7 @@ class DrainFailed(Event, frozen=True, kw_only=True):
 
 
 AnyEvent = (
-    RunStarted | StopRequested | FaultInjected | Tick
+    RunStarted | StopRequested | FaultInjected | ControllerRestarted | Tick
     | NodeJoined | NodeDisconnected | NodeExited | NodeSilent | WorkerStalled
     | WorkerForked | WorkerReady | WorkerExited | StepCompleted | WorkerHeld
     | ShardSealed | ShardReplicated | SnapshotSkipped | ShardFetched | FetchFailed

@@ -1,10 +1,9 @@
-"""The verbs, their arguments and options. Each calls one function of the module of its name, which it imports itself."""
+"""The verbs, their arguments and options. Each calls the function of its own module, which it imports itself."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
@@ -96,7 +95,7 @@ def chaos(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Node `fast-1`, worker `fast/1`, or `controller`.")],
     *,
     run: Annotated[str, typer.Option("--run", help="Name of a run; default: the newest.")] = "",
-    factor: Annotated[float | None, typer.Option("--factor", help="With slow: share of its speed that is left.")] = None,
+    factor: Annotated[float | None, typer.Option("--factor", help="With slow: share of speed left.")] = None,
 ) -> int:
     """Inflict a fault on a running fleet, and watch it go on."""
     from myriarch.cli import chaos as module

@@ -15,7 +15,8 @@ class Data(Spec, frozen=True, kw_only=True):
     """Text to train on, read as bytes."""
 
     source: str = "stdlib"
-    """`stdlib`: the sources of Python's standard library without its tests; else a UTF-8 file or a folder of such."""
+    """`stdlib`: the sources of Python's standard library without its tests; else a UTF-8 file or a folder of such.
+    A relative path starts at the run file."""
     pattern: str = "**/*"
     """Which files of a folder."""
     max_bytes: Annotated[int, Meta(gt=0)] | None = None
@@ -87,16 +88,18 @@ class Recovery(Spec, frozen=True, kw_only=True):
     """What to do when something is lost, and how soon to believe it."""
 
     missing_group: Literal["wait", "degrade"] = "wait"
-    """A group that cannot be restored now: the others wait for it, or go on with its share of the batch after `wait_limit_s`."""
+    """A group that cannot be restored now: the others wait for it, or go on with its share of the batch after
+    `wait_limit_s`."""
     wait_limit_s: NonNegative = 30.0
     """With `degrade`: how long the others wait first. With `wait`: how long until the run is ended as failed."""
     reconnect_grace_s: NonNegative = 0.5
-    """A node whose control connection closed is lost when it has not come back by then, and at once if its engine says it exited."""
+    """A node whose control connection closed is lost when it has not come back by then, and at once if its engine says
+    that it exited."""
     heartbeat_interval_s: Positive = 0.2
     heartbeat_timeout_s: Positive = 5.0
     """Silent for so long: lost. Facts (exit, closed sockets) come first; this catches stopped and cut-off nodes."""
     hang_timeout_s: Positive = 20.0
-    """A worker that neither steps nor waits for another: hung. At least three times the slowest step seen is allowed."""
+    """A worker that neither steps nor waits for another: hung. Three times the slowest step seen is always allowed."""
     start_timeout_s: Positive = 120.0
     """From the launch of an incarnation until all its workers are ready."""
     max_restarts: Annotated[int, Meta(ge=0)] = 100

@@ -121,9 +121,9 @@ def doctor(
 def schema(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="fleet, model, run, report, event, action, journal or doctor.")
-    ],
+    ] = "",
 ) -> int:
-    """Print the JSON Schema of a file that Myriarch reads or writes."""
+    """Print the JSON Schema of a file or message that Myriarch reads or writes; without NAME, list them."""
     from myriarch.cli import schema as module
 
     return module.schema(name)

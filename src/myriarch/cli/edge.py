@@ -5,6 +5,8 @@
     Ctrl-C                   130; a training run has taken its last snapshot before this is reached
     reader of stdout left    141, as the shell reports a program ended by SIGPIPE
     anything else            1; a defect of Myriarch, shown with its whole traceback
+
+Nothing below a shell catches these: a verb raises, and this says it once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which PyTorch there is, and what it sees. It is imported in another process: that takes seconds and stays for ever."""
+"""Which PyTorch there is, and what it sees. Imported in another process: it takes seconds and stays for ever."""
 
 from __future__ import annotations
 

@@ -1,0 +1,85 @@
+"""`myriarch schema NAME`: the JSON Schema of each file and message that a person or a program may read or write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from myriarch.errors import UsageError
+from myriarch.spec.problems import did_you_mean
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(name: str) -> int:
+    """Print the schema called `name`; without a name, what there is to ask for."""
+    if not name:
+        print("\n".join(SCHEMAS))
+        return 0
+    if name not in SCHEMAS:
+        raise UsageError(
+            f"there is no schema `{name}`;{did_you_mean(name, SCHEMAS)}", hint=f"there are: {', '.join(SCHEMAS)}"
+        )
+    print(msgspec.json.format(msgspec.json.encode(document(name)), indent=2).decode())
+    return 0
+
+
+def document(name: str) -> dict[str, Any]:
+    """The JSON Schema called `name`, with its dialect and title."""
+    return {"$schema": DIALECT, "title": f"myriarch {name}", **SCHEMAS[name]()}
+
+
+def _spec(name: str) -> Callable[[], dict[str, Any]]:
+    """What a person writes: quantities may have units, which msgspec's own schema does not know."""
+
+    def build() -> dict[str, Any]:
+        from myriarch.spec.schema import json_schema
+
+        return json_schema(name)
+
+    return build
+
+
+def _report() -> dict[str, Any]:
+    from myriarch.account import Report
+
+    return msgspec.json.schema(Report)
+
+
+def _event() -> dict[str, Any]:
+    from myriarch.event.events import AnyEvent
+
+    return msgspec.json.schema(AnyEvent)
+
+
+def _action() -> dict[str, Any]:
+    from myriarch.event.actions import AnyAction
+
+    return msgspec.json.schema(AnyAction)
+
+
+def _journal() -> dict[str, Any]:
+    """One line of a journal, without its checksum and length."""
+    from myriarch.event.journal import Record
+
+    return msgspec.json.schema(Record)
+
+
+def _doctor() -> dict[str, Any]:
+    from myriarch.cli.doctor import Diagnosis
+
+    return msgspec.json.schema(Diagnosis)
+
+
+SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
+    "fleet": _spec("fleet"),
+    "model": _spec("model"),
+    "run": _spec("run"),
+    "report": _report,
+    "event": _event,
+    "action": _action,
+    "journal": _journal,
+    "doctor": _doctor,
+}

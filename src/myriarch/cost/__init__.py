@@ -1,0 +1,1 @@
+"""Formulas: from specs and measured rates to seconds, bytes, flops."""

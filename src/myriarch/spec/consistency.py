@@ -1,0 +1,225 @@
+"""What has to hold between the parts of a file, and between a run, its fleet and its model.
+
+Each check tells what it finds through `tell(path, message)` and goes on, so that one reading shows everything. The
+shapes of the values (`shape.py`) have been checked before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from myriarch.spec.catalogue import unknown_chip
+from myriarch.spec.fleet import Chip, Fleet
+from myriarch.spec.model import Model
+from myriarch.spec.problems import did_you_mean, listed
+from myriarch.spec.run import Batch, ChaosEvent, Checkpoint, Group, Recovery, Run
+from myriarch.spec.shares import can_divide, nearest_batches
+
+Tell = Callable[[str, str], None]
+
+NODES_LIMIT: Final = 1_000_000
+"""Nodes of one fleet, spares included: ten times the largest that the design is for."""
+DEVICES_LIMIT: Final = 10_000_000
+
+
+# --- the fleet -------------------------------------------------------------------------------------------------------
+
+
+def check_fleet(fleet: Fleet, *, catalogue: Mapping[str, Chip], tell: Tell) -> None:
+    """Names that are one's own, chips that are known, links between pools that are there."""
+    if not fleet.pools:
+        tell("pools", "is empty; give at least one pool")
+    nodes = sum(pool.nodes + pool.spares for pool in fleet.pools)
+    if nodes > NODES_LIMIT:
+        tell("pools", f"have {nodes} nodes; a fleet has at most {NODES_LIMIT}")
+    devices = sum(pool.devices for pool in fleet.pools)
+    if devices > DEVICES_LIMIT:
+        tell("pools", f"have {devices} devices; a fleet has at most {DEVICES_LIMIT}")
+    first: dict[str, int] = {}
+    for index, pool in enumerate(fleet.pools):
+        if pool.name in first:
+            tell(f"pools[{index}].name", f"`{pool.name}` is pools[{first[pool.name]}] already; give each its own name")
+        first.setdefault(pool.name, index)
+        if isinstance(pool.chip, str) and pool.chip not in catalogue:
+            tell(f"pools[{index}].chip", unknown_chip(pool.chip, chips=catalogue))
+    _check_links(fleet, tell)
+
+
+def _check_links(fleet: Fleet, tell: Tell) -> None:
+    pools = [pool.name for pool in fleet.pools]
+    first: dict[frozenset[str], int] = {}
+    for index, link in enumerate(fleet.links):
+        path = f"links[{index}].between"
+        for end, name in enumerate(link.between):
+            if name not in pools:
+                tell(f"{path}[{end}]", _no_pool(name, pools))
+        ends = frozenset(link.between)
+        if len(ends) == 1:
+            tell(path, f"joins pool `{link.between[0]}` with itself; say that as the `link` of the pool")
+        elif ends in first:
+            tell(path, f"joins {listed(link.between)} as links[{first[ends]}] does; keep one")
+        first.setdefault(ends, index)
+
+
+def _no_pool(name: str, pools: list[str]) -> str:
+    return f"no pool is called `{name}`;{did_you_mean(name, pools)} the fleet has {listed(pools)}"
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def check_model(model: Model, *, tell: Tell) -> None:
+    """Heads that divide the width evenly, and in even parts: rotary positions turn pairs of numbers."""
+    if model.width % 2:
+        tell("width", f"{model.width} is odd, and rotary positions need heads of even width; use {model.width + 1}")
+    elif model.width % (2 * model.heads):
+        use = _nearest_divisors(model.width // 2, model.heads)
+        tell("heads", f"{model.heads} heads do not split the width, {model.width}, into equal even parts; use {use}")
+    if model.heads % model.kv_heads_resolved:
+        use = _nearest_divisors(model.heads, model.kv_heads_resolved)
+        tell("kv_heads", f"{model.kv_heads} does not divide the {model.heads} heads; use {use}")
+    if model.vocabulary < 256:
+        tell("vocabulary", f"{model.vocabulary} is too small for data that are bytes; use at least 256")
+
+
+def _nearest_divisors(number: int, wish: int) -> str:
+    divisors = [d for d in range(1, min(number, 4096) + 1) if number % d == 0]
+    nearest = sorted(sorted(divisors, key=lambda divisor: abs(divisor - wish))[:4])
+    return " or ".join(str(divisor) for divisor in nearest)
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def check_run(run: Run, *, fleet: Fleet, groups: tuple[Group, ...], tell: Tell) -> None:
+    """`groups`: the run's own, or those that were filled in."""
+    fit = _check_groups(groups, fleet, tell)
+    if fit and 0 < sum(group.mesh.devices for group in groups) <= DEVICES_LIMIT:
+        _check_shares(run.batch, run.shares, groups, tell)
+    _check_optimizer(run, tell)
+    _check_checkpoint(run.checkpoint, fleet, tell)
+    _check_recovery(run.recovery, tell)
+    for index, event in enumerate(run.chaos):
+        _check_chaos(event, f"chaos[{index}]", run.steps, fleet, groups, tell)
+
+
+def _check_groups(groups: tuple[Group, ...], fleet: Fleet, tell: Tell) -> bool:
+    """Whether every group is one of its pool's size."""
+    pools = {pool.name: pool for pool in fleet.pools}
+    first: dict[str, int] = {}
+    used: dict[str, int] = {}
+    fit = True
+    for index, group in enumerate(groups):
+        path = f"groups[{index}]"
+        if group.name in first:
+            tell(f"{path}.name", f"`{group.name}` is groups[{first[group.name]}] already; give each its own name")
+        first.setdefault(group.name, index)
+        if group.pool not in pools:
+            tell(f"{path}.pool", _no_pool(group.pool, list(pools)))
+            fit = False
+            continue
+        pool = pools[group.pool]
+        used[pool.name] = used.get(pool.name, 0) + group.nodes
+        if used[pool.name] > pool.nodes:
+            free = max(pool.nodes - used[pool.name] + group.nodes, 0)
+            tell(f"{path}.nodes", f"{group.nodes} is more than the {free} of {pool.nodes} nodes left in `{pool.name}`")
+        devices = group.nodes * pool.devices_per_node
+        if group.mesh.devices != devices:
+            mesh = f"dp_replicate {group.mesh.dp_replicate} x dp_shard {group.mesh.dp_shard} = {group.mesh.devices}"
+            have = f"{group.nodes} nodes x {pool.devices_per_node} = {devices} devices"
+            tell(f"{path}.mesh", f"{mesh} is not the {have}; make the product {devices}")
+            fit = False
+    return fit
+
+
+def _check_shares(batch: Batch, shares: str | dict[str, int], groups: tuple[Group, ...], tell: Tell) -> None:
+    worlds = {group.name: group.mesh.devices for group in groups}
+    if isinstance(shares, str):
+        if not can_divide(batch.sequences, list(worlds.values())):
+            use = " or ".join(str(near) for near in nearest_batches(batch.sequences, list(worlds.values())))
+            sizes = ", ".join(f"{name} {world}" for name, world in list(worlds.items())[:8])
+            why = "every worker of a group takes equally many sequences, at least one"
+            tell("batch.sequences", f"{batch.sequences} cannot be divided among workers ({sizes}): {why}; use {use}")
+        return
+    for name, share in shares.items():
+        if name not in worlds:
+            tell(
+                f"shares.{name}", f"no group is called `{name}`;{did_you_mean(name, worlds)} there are {listed(worlds)}"
+            )
+        elif share % worlds[name]:
+            lower = share - share % worlds[name]
+            use = f"{lower} or {lower + worlds[name]}" if lower else str(worlds[name])
+            tell(f"shares.{name}", f"{share} is not a multiple of the group's {worlds[name]} workers; use {use}")
+    missing = [name for name in worlds if name not in shares]
+    if missing:
+        tell("shares", f"group `{missing[0]}` has no share; give it a multiple of {worlds[missing[0]]}")
+    total = sum(shares.values())
+    if total != batch.sequences:
+        tell("shares", f"sum to {total}, and batch.sequences is {batch.sequences}; make them equal")
+
+
+def _check_optimizer(run: Run, tell: Tell) -> None:
+    low, high = run.optimizer.minimum_learning_rate, run.optimizer.learning_rate
+    if low > high:
+        tell("optimizer.minimum_learning_rate", f"{low:g} is above learning_rate, {high:g}; use at most that")
+
+
+def _check_checkpoint(checkpoint: Checkpoint, fleet: Fleet, tell: Tell) -> None:
+    memory, disk = checkpoint.memory_every_steps, checkpoint.disk_every_steps
+    if memory is not None and disk is not None and disk % memory:
+        lower = disk - disk % memory
+        use = f"{lower} or {lower + memory}" if lower else str(memory)
+        tell("checkpoint.disk_every_steps", f"{disk} is not a multiple of memory_every_steps, {memory}; use {use}")
+    nodes = sum(pool.nodes + pool.spares for pool in fleet.pools)
+    if 0 < nodes <= checkpoint.copies:
+        why = f"no two copies of a shard lie on one node, and the fleet has {nodes}"
+        tell("checkpoint.copies", f"{checkpoint.copies} is too many: {why}; use {nodes - 1}")
+
+
+def _check_recovery(recovery: Recovery, tell: Tell) -> None:
+    interval, timeout = recovery.heartbeat_interval_s, recovery.heartbeat_timeout_s
+    if timeout < 2 * interval:
+        why = f"less than two heartbeat intervals of {interval:g} s, so that one late heartbeat would look like a death"
+        tell("recovery.heartbeat_timeout_s", f"{timeout:g} s is {why}; use at least {2 * interval:g}")
+
+
+def _check_chaos(event: ChaosEvent, path: str, steps: int, fleet: Fleet, groups: tuple[Group, ...], tell: Tell) -> None:
+    if event.at_step >= steps:
+        tell(f"{path}.at_step", f"{event.at_step} is not before the run's last step, {steps}; use at most {steps - 1}")
+    if event.action == "slow" and event.factor is None:
+        tell(path, "`factor` is missing; say which share of its speed is left, like `factor: 0.5`")
+    if event.action != "slow" and event.factor is not None:
+        tell(f"{path}.factor", f"has no meaning with `{event.action}`; remove it")
+    if event.target == "controller":
+        if event.action != "kill":
+            tell(f"{path}.action", f"`{event.action}` is not done to the controller; use `kill`")
+        return
+    wrong = wrong_target(event.target, fleet=fleet, groups=groups)
+    if wrong:
+        tell(f"{path}.target", wrong)
+
+
+def wrong_target(target: str, *, fleet: Fleet, groups: tuple[Group, ...]) -> str:
+    """Why `target` is neither a node (`fast-1`), a worker (`fast/1`) nor `controller`; nothing when it is one."""
+    if target == "controller":
+        return ""
+    forms = "a target is a node (`<pool>-<index>`), a worker (`<group>/<rank>`) or `controller`"
+    head, slash, rank = target.partition("/")
+    if slash:
+        worlds = {group.name: group.mesh.devices for group in groups}
+        if head not in worlds:
+            return f"no group is called `{head}`;{did_you_mean(head, worlds)} {forms}"
+        return (
+            "" if _is_below(rank, worlds[head]) else f"group `{head}` has ranks 0 to {worlds[head] - 1}, not `{rank}`"
+        )
+    head, _, index = target.rpartition("-")
+    nodes = {pool.name: pool.nodes + pool.spares for pool in fleet.pools}
+    if head not in nodes:
+        return f"`{target}` is not known;{did_you_mean(head or target, nodes)} {forms}"
+    return "" if _is_below(index, nodes[head]) else f"pool `{head}` has nodes {head}-0 to {head}-{nodes[head] - 1}"
+
+
+def _is_below(text: str, limit: int) -> bool:
+    """Whether the text is a plain index (no sign, no leading zero) below the limit."""
+    return text.isascii() and text.isdigit() and str(int(text[:9])) == text and int(text) < limit

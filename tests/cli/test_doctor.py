@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 from collections import namedtuple
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from myriarch.cli import probe_machine, probe_rates, probe_torch
 from myriarch.cli.doctor import Diagnosis, _table
 from myriarch.cli.finding import Finding
 from myriarch.cli.schema import document
+from myriarch.errors import EnvironmentFault
+from myriarch.run import cgroups
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Usage = namedtuple("Usage", "total used free")  # what shutil.disk_usage gives
@@ -84,20 +87,20 @@ def test_accelerators_are_counted() -> None:
 
 
 def test_addresses_that_cannot_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    class NoAddress(probe_machine.socket.socket):
+    class NoAddress(socket.socket):
         def bind(self, address: object) -> None:
             raise OSError(99, "Cannot assign requested address")
 
-    monkeypatch.setattr(probe_machine.socket, "socket", NoAddress)
+    monkeypatch.setattr(socket, "socket", NoAddress)
     finding = probe_machine.probe_addresses(Path())
     assert (finding.verdict, finding.remedy) == ("missing", "ip addr add 127.0.1.1/8 dev lo")
 
 
 def test_quota_that_is_not_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> tuple[Path, int]:
-        raise probe_rates.EnvironmentFault("no CPU quota is permitted here", hint="run as root")
+        raise EnvironmentFault("no CPU quota is permitted here", hint="run as root")
 
-    monkeypatch.setattr(probe_rates.cgroups, "find_base", refuse)
+    monkeypatch.setattr(cgroups, "find_base", refuse)
     finding = probe_rates.probe_cpu_quota(Path())
     assert (finding.verdict, finding.remedy) == ("warn", "run as root")
 

@@ -1,0 +1,146 @@
+"""From SIGKILL to the next completed step, on real processes, beside what torchrun needs on the same machine.
+
+    python benchmarks/recovery.py [--trials 10] [--json]
+
+A fleet of two pools trains the demo's model without CPU quotas. A worker is killed `trials` times, then, in a second
+fleet, the node in the same place `trials` times (each time a spare takes it over). Each recovery is split as the report
+splits incidents: detect, decide, fork, rendezvous, restore, first step. Then torchrun's elastic agent restarts a worker of
+a program with a state of the same size (`torchrun_peer.py`).
+
+stdout is a table, or JSON:
+
+    {"machine", "state_bytes_per_worker", "worker": {"median_s", "times_s", "split_s": {phase: median}},
+     "node": {the same}, "torchrun": {"median_s", "times_s"}, "ratio": {"worker", "node"}}
+
+`ratio` is torchrun's median over ours. A recovery that did not happen is null and counted, never left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torchrun_peer
+import yaml
+
+MODEL = {
+    "name": "demo", "layers": 5, "width": 128, "heads": 4, "kv_heads": 2, "context_tokens": 128,
+}  # fmt: skip
+STEPS_BETWEEN = 12
+"""Long enough for the fleet to be steady and for copies of the newest snapshot to be safe."""
+SPARES_PER_FLEET = 5
+RUN_LIMIT_S = 600.0
+PHASES = ("detect", "decide", "fork", "rendezvous", "restore", "first_step")
+
+
+def fleet(folder: Path, *, name: str, spares: int, targets: list[str]) -> list[dict[str, Any]]:
+    """Train with a kill every `STEPS_BETWEEN` steps; the report's incidents."""
+    pool = {"chip": {"id": "cpu-core"}, "nodes": 2}
+    files = {
+        "fleet.yaml": {
+            "name": "bench",
+            "pools": [{"name": "fast", "spares": spares, **pool}, {"name": "slow", **pool}],
+        },
+        "model.yaml": MODEL,
+        "run.yaml": {
+            "name": name, "fleet": "fleet.yaml", "model": "model.yaml",
+            "steps": STEPS_BETWEEN * (len(targets) + 2), "seed": 1,
+            "batch": {"sequences": 8, "micro_sequences": 2}, "shares": {"fast": 4, "slow": 4},
+            "checkpoint": {"memory_every_steps": 2, "disk_every_steps": 1000},
+            "chaos": [
+                {"at_step": STEPS_BETWEEN * (index + 1), "action": "kill", "target": target}
+                for index, target in enumerate(targets)
+            ],
+        },
+    }  # fmt: skip
+    for file, content in files.items():
+        (folder / file).write_text(yaml.safe_dump(content))
+    cli = [sys.executable, "-m", "myriarch.cli"]
+    subprocess.run([*cli, "train", "run.yaml", "--fresh"], cwd=folder, check=True, capture_output=True,
+                   timeout=RUN_LIMIT_S)  # fmt: skip
+    done = subprocess.run([*cli, "report", "--json"], cwd=folder, check=True, capture_output=True, text=True)
+    incidents: list[dict[str, Any]] = json.loads(done.stdout)["incidents"]
+    return incidents
+
+
+def summary(incidents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median of the whole and of each part, in seconds."""
+    times = [incident["first_step_s"] for incident in incidents]
+    known = [time for time in times if time is not None]
+    split = {
+        phase: statistics.median(incident["split"][phase] for incident in incidents if incident["split"][phase] is not None)
+        for phase in PHASES
+    }
+    return {"median_s": statistics.median(known), "times_s": times, "split_s": split}
+
+
+def state_bytes() -> int:
+    """Parameters and two AdamW moments in fp32, sharded over the two workers of a group."""
+    from myriarch.spec.model import Model
+
+    return Model(**MODEL).parameters * 12 // 2  # type: ignore[arg-type]
+
+
+def measure(trials: int) -> dict[str, Any]:
+    """All three measurements, in this order, on this machine."""
+    with tempfile.TemporaryDirectory(prefix="myriarch-bench-") as name:
+        folder = Path(name)
+        worker = summary(fleet(folder, name="worker", spares=0, targets=["fast/1"] * trials))
+        nodes: list[dict[str, Any]] = []
+        while len(nodes) < trials:
+            kills = min(SPARES_PER_FLEET, trials - len(nodes))
+            targets = [f"fast-{index + 1}" for index in range(kills)]
+            nodes += fleet(folder, name=f"node-{len(nodes)}", spares=kills, targets=targets)
+        node = summary(nodes)
+    peer = torchrun_peer.measure(trials, state_bytes=state_bytes(), step_s=0.05, port=29731)
+    known = [time for time in peer if time is not None]
+    median = statistics.median(known) if known else None
+    return {
+        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Linux {platform.release()}",
+        "state_bytes_per_worker": state_bytes(),
+        "worker": worker,
+        "node": node,
+        "torchrun": {"median_s": median, "times_s": peer},
+        "ratio": {
+            kind: None if median is None else median / ours["median_s"] for kind, ours in (("worker", worker), ("node", node))
+        },
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """For people."""
+    lines = [result["machine"], f"{'':14}{'median':>9}{'worst':>9}  " + "".join(f"{phase:>12}" for phase in PHASES)]
+    for kind in ("worker", "node"):
+        part = result[kind]
+        worst = max(time for time in part["times_s"] if time is not None)
+        lines.append(
+            f"{kind + ' lost':14}{part['median_s']:8.2f}s{worst:8.2f}s  "
+            + "".join(f"{part['split_s'][phase]:11.3f}s" for phase in PHASES)
+        )
+    peer = result["torchrun"]
+    failed = sum(time is None for time in peer["times_s"])
+    median = "none" if peer["median_s"] is None else f"{peer['median_s']:.2f} s"
+    lines.append(f"torchrun, a worker lost: median {median} of {len(peer['times_s'])}, {failed} did not come back")
+    lines.append(f"torchrun takes {result['ratio']['worker']:.1f} times as long" if peer["median_s"] else "")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result = measure(arguments.trials)
+    print(json.dumps(result, indent=2) if arguments.json else table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -27,8 +27,9 @@ def schema(name: str) -> int:
 
 
 def document(name: str) -> dict[str, Any]:
-    """The JSON Schema called `name`, with its dialect and title."""
-    return {"$schema": DIALECT, "title": f"myriarch {name}", **SCHEMAS[name]()}
+    """The JSON Schema called `name`, with its dialect and title, in JSON's own types."""
+    whole = {"$schema": DIALECT, "title": f"myriarch {name}", **SCHEMAS[name]()}
+    return cast("dict[str, Any]", msgspec.json.decode(msgspec.json.encode(whole)))
 
 
 def _spec(name: str) -> Callable[[], dict[str, Any]]:

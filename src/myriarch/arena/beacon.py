@@ -49,10 +49,10 @@ class Beacon:
     def __init__(self, path: str | Path, index: int) -> None:
         self._map, self._words = _map(Path(path), writable=True)
         self._word = (1 + index) * _WORDS_PER_RECORD
-        self._ticks = self._words[self._word] % _TICKS if 0 <= index and self._word < len(self._words) else -1
-        if self._ticks < 0:
+        if index < 0 or self._word >= len(self._words):
             self.close()
             raise UsageError(f"beacon {index} of {path} does not exist; the table is smaller")
+        self._ticks = self._words[self._word] % _TICKS
 
     def set(self, incarnation: int, step: int, phase: PhaseName) -> None:
         """Say where the worker is. Numbers beyond their bits stay at the largest: a beacon must not stop training."""
@@ -115,7 +115,9 @@ class BeaconTable:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

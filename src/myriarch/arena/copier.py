@@ -68,7 +68,8 @@ class SpanCopier:
     def _check_fits(self, slot: Slot) -> None:
         if slot.payload_bytes != self.payload_bytes:
             raise UsageError(
-                f"{slot.path} has a payload of {slot.payload_bytes} bytes, the layout has {self.payload_bytes}; ask for new slots"
+                f"{slot.path} has a payload of {slot.payload_bytes} bytes, the layout has {self.payload_bytes}; "
+                "ask for new slots"
             )
 
 

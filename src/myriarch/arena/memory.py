@@ -19,7 +19,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -151,7 +151,7 @@ class NodeMemory:
         self.limit_bytes = limit_bytes
         self._pairs: dict[Key, list[_Pair]] = {}
         """Newest last; those before it are retired."""
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._made = 0
         self._closed = False
 
@@ -320,14 +320,16 @@ class NodeMemory:
         block_hashes: Sequence[int],
         wait_s: float = FREE_SLOT_WAIT_S,
     ) -> Iterator[Receiving]:
-        """A slot for somebody else's shard, under `shard.role`; made on demand. Filled through the object that is yielded.
+        """A slot for somebody else's shard, under `shard.role`; made on demand, filled through what is yielded.
 
         Left without `publish`, the slot stays FILLING: unreadable, and the next to be filled.
         Raises IntegrityError when the hashes do not add up to the shard's root, EnvironmentFault when there is no
         room, UsageError when no slot got free within `wait_s`.
         """
         if root_of(block_hashes) != shard.root:
-            raise IntegrityError(f"the block table of shard {shard.group}/{shard.rank} at step {shard.step} does not match its root")
+            raise IntegrityError(
+                f"the block table of shard {shard.group}/{shard.rank} at step {shard.step} does not match its root"
+            )
         layout = Layout(shard.world_size, layout_hash, shard.size_bytes, _room_for(index))
         with self._changed:
             cell = self._free_cell((shard.group, shard.rank, shard.role), layout, shard, wait_s)
@@ -348,7 +350,7 @@ class NodeMemory:
     # --- the end ---
 
     def close(self, *, remove: bool = True) -> None:
-        """Unmap everything; with `remove`, delete the files and the directory, and its parents as far as they are empty."""
+        """Unmap everything; with `remove`, delete the files, the directory, and those of its parents that are empty."""
         with self._changed:
             if self._closed:
                 return
@@ -434,8 +436,8 @@ class NodeMemory:
         used_bytes = sum(cell.slot.size_bytes for cell in self._cells())
         if self.limit_bytes is not None and used_bytes + wanted_bytes > self.limit_bytes:
             raise EnvironmentFault(
-                f"two slots for {group}/{rank} ({role}) take {format_bytes(wanted_bytes)}; the memory tier of this node may "
-                f"have {format_bytes(self.limit_bytes)} and has {format_bytes(used_bytes)}",
+                f"two slots for {group}/{rank} ({role}) take {format_bytes(wanted_bytes)}; this node's memory tier "
+                f"may have {format_bytes(self.limit_bytes)} and has {format_bytes(used_bytes)}",
                 hint="raise the pool's host_memory_bytes or lower checkpoint.copies",
             )
         make_private_directory(self.directory)
@@ -463,6 +465,8 @@ class NodeMemory:
         until = time.monotonic() + wait_s
         while True:
             pair = self._pair(key, layout)
+            if self.holds(shard, role=shard.role):
+                raise UsageError(f"shard {shard.group}/{shard.rank} of step {shard.step} is here already")
             left_s = until - time.monotonic()
             cell = _choose(pair, shard, give_up_stale=left_s <= 0)
             if cell is not None:
@@ -553,8 +557,8 @@ def _choose(pair: _Pair, shard: HeldShard, *, give_up_stale: bool) -> _Cell | No
     for cell in candidates:
         if _state(cell.slot) in _PENDING:
             header = cell.slot.header
-            again = (header.step, header.incarnation) == (shard.step, shard.incarnation)
-            if again or (give_up_stale and header.incarnation < shard.incarnation):
+            replaced = (header.step, header.incarnation) == (shard.step, shard.incarnation)
+            if replaced or (give_up_stale and header.incarnation < shard.incarnation):
                 return cell
     return None
 
@@ -588,20 +592,19 @@ def _room_for(index: bytes) -> int:
 def make_private_directory(directory: Path) -> None:
     """Make a directory, and its parents, that only this user may enter.
 
-    Raises EnvironmentFault when it, or a parent that we did not find in the hands of root, belongs to somebody else:
+    Raises EnvironmentFault when it, or the `myriarch-<uid>` above it, is open to others or belongs to somebody else:
     shared memory is world-writable, and a stranger may have been there first.
     """
     for path in (*reversed(directory.parents), directory):
-        try:
+        with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        except FileExistsError:
-            pass
+        if path != directory and not path.name.startswith("myriarch-"):
+            continue
         seen = path.lstat()
-        private = path == directory or path.name.startswith("myriarch-")
-        mine = seen.st_uid in (0, os.getuid()) if not private else seen.st_uid == os.getuid() and not seen.st_mode & 0o077
-        if not mine or not (stat.S_ISDIR(seen.st_mode) or not private):
+        if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid() or seen.st_mode & 0o077:
             raise EnvironmentFault(
-                f"{path} is not a private folder of user {os.getuid()} (owner {seen.st_uid}, mode {seen.st_mode & 0o7777:o})",
+                f"{path} is not a private folder of user {os.getuid()} "
+                f"(owner {seen.st_uid}, mode {stat.filemode(seen.st_mode)})",
                 hint="remove it, or let its owner remove it",
             )
 

@@ -32,6 +32,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -304,7 +305,9 @@ class Slot:
                     return state
             if self._words[_STATE_INDEX] == word:
                 break
-        raise IntegrityError(f"{self.path}: the state word {word:#018x} does not belong to the header; a torn or damaged slot")
+        raise IntegrityError(
+            f"{self.path}: the state word {word:#018x} does not belong to the header; a torn or damaged slot"
+        )
 
     @property
     def sealed(self) -> bool:
@@ -391,7 +394,9 @@ class Slot:
                 f"{self.path} holds the committed step {header.step}; fill the other slot, or release this one first"
             )
         if len(index) > header.index_bytes:
-            raise UsageError(f"{self.path} has room for an index of {header.index_bytes} bytes, not {len(index)}; ask for new slots")
+            raise UsageError(
+                f"{self.path} has room for an index of {header.index_bytes} bytes, not {len(index)}; ask for new slots"
+            )
         self._words[_STATE_INDEX] = _WORD_OF_UNBOUND[SlotState.FILLING]
         self._proven.clear()
         start = self._geometry.index_start
@@ -482,7 +487,9 @@ class Slot:
     def _read(self, offset: int, size_bytes: int, address: int, target: memoryview) -> None:
         payload = self.payload
         if offset < 0 or offset + size_bytes > len(payload):
-            raise UsageError(f"{self.path}: bytes {offset} to {offset + size_bytes} of a payload of {len(payload)} were asked for")
+            raise UsageError(
+                f"{self.path}: bytes {offset} to {offset + size_bytes} of a payload of {len(payload)} were asked for"
+            )
         self._check_size()
         hashes = self.block_hashes
         self._renew_proven()
@@ -527,7 +534,9 @@ class Slot:
         """A mapping of a file that was cut short would end the process with SIGBUS: look before touching."""
         size_bytes = self._map.size()
         if size_bytes != self._geometry.total_bytes:
-            raise IntegrityError(f"{self.path} has {size_bytes} bytes, its header speaks of {self._geometry.total_bytes}")
+            raise IntegrityError(
+                f"{self.path} has {size_bytes} bytes, its header speaks of {self._geometry.total_bytes}"
+            )
 
     def _write_header(self, header: SlotHeader) -> None:
         body = _encoder.encode(header)
@@ -543,15 +552,15 @@ class Slot:
         """Unmap. Views that others still hold keep the mapping until they let go."""
         self._words.release()
         self._view.release()
-        try:
+        with suppress(BufferError):  # somebody holds a view of the payload: the mapping goes with it
             self._map.close()
-        except BufferError:
-            pass  # somebody holds a view of the payload: the mapping goes with it
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -77,7 +77,9 @@ class ClientHandshake:
     def reply(self, hello: bytes | None, peer: str) -> bytes:
         """What proves this side. Raises AuthenticationError when the other end speaks something else."""
         if hello is None:
-            raise AuthenticationError(f"{peer} closed the connection at once: it has no place left, or is shutting down")
+            raise AuthenticationError(
+                f"{peer} closed the connection at once: it has no place left, or is shutting down"
+            )
         if len(hello) != len(MAGIC) + NONCE_BYTES or not hello.startswith(MAGIC):
             raise AuthenticationError(f"{peer} is no Myriarch process of this version")
         self._server_nonce = hello[len(MAGIC) :]
@@ -98,7 +100,9 @@ def _required(token: str) -> str:
     return token
 
 
-def authenticate_server(frames: FrameSocket, token: str, *, purpose: str = BYTES, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
+def authenticate_server(
+    frames: FrameSocket, token: str, *, purpose: str = BYTES, timeout_s: float = HANDSHAKE_TIMEOUT_S
+) -> None:
     """The accepting side. Raises AuthenticationError; the caller closes the connection."""
     handshake = ServerHandshake(token, purpose=purpose)
     try:
@@ -111,7 +115,9 @@ def authenticate_server(frames: FrameSocket, token: str, *, purpose: str = BYTES
         raise AuthenticationError(f"the handshake with {frames.peer} failed: {error}") from error
 
 
-def authenticate_client(frames: FrameSocket, token: str, *, purpose: str = BYTES, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
+def authenticate_client(
+    frames: FrameSocket, token: str, *, purpose: str = BYTES, timeout_s: float = HANDSHAKE_TIMEOUT_S
+) -> None:
     """The connecting side. Raises AuthenticationError; the caller closes the connection."""
     handshake = ClientHandshake(token, purpose=purpose)
     try:

@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 import zlib
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -127,10 +128,8 @@ class FrameSocket:
 
     def shutdown(self) -> None:
         """End the connection under whoever is waiting on it, from any thread. Still to be closed."""
-        try:
+        with suppress(OSError):  # the peer was faster
             self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the peer was faster
 
     def close(self) -> None:
         self.sock.close()
@@ -138,7 +137,9 @@ class FrameSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -228,7 +229,9 @@ class Channel(Generic[M]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -253,10 +256,8 @@ class AsyncChannel(Generic[M]):
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with suppress(OSError):  # it was broken before: closed all the same
             await self.writer.wait_closed()
-        except (ConnectionError, OSError):
-            pass  # it was broken before: closed all the same
 
 
 class _Codec(Generic[M]):

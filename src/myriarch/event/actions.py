@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from myriarch.event.base import Value
 from myriarch.event.events import HeldShard
 from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank, Step
@@ -19,7 +21,7 @@ class Reason(Value, frozen=True, kw_only=True):
     """Why, in one sentence, and the numbers it rests on."""
 
     text: str
-    numbers: dict[str, Number] = {}
+    numbers: dict[str, Number] = msgspec.field(default_factory=dict)
 
 
 class Action(Value, frozen=True, kw_only=True, tag_field="action", tag=True):
@@ -144,7 +146,7 @@ class StartSteps(Action, frozen=True, kw_only=True):
 
 
 class HoldWorkers(Action, frozen=True, kw_only=True):
-    """Ask all workers to stop together after some step, with a snapshot of it. They agree on the step over the bridge."""
+    """Ask all workers to stop together after some step, with a snapshot of it. They agree on it over the bridge."""
 
     incarnation: Incarnation
     nodes: tuple[NodeId, ...]

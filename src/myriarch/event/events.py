@@ -98,16 +98,6 @@ class FaultInjected(Event, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class ControllerRestarted(Event, frozen=True, kw_only=True):
-    """A new controller process replayed this journal: nothing is restarted, but every agent has to connect anew.
-
-    Until its agent says `NodeJoined`, each node counts as disconnected. The controller's shell feeds this once, after
-    the replay and before it accepts the first connection.
-    """
-
-    detail: str = ""
-
-
 class Tick(Event, frozen=True, kw_only=True):
     """The instant that the machine asked to be woken at (`deadline_s`) has come."""
 
@@ -116,7 +106,7 @@ class Tick(Event, frozen=True, kw_only=True):
 
 
 class NodeJoined(Event, frozen=True, kw_only=True):
-    """A node's agent connected, for the first time or again. It says what it holds, so that nothing is restarted in vain."""
+    """A node's agent connected, for the first time or again. It says what it holds: nothing is restarted in vain."""
 
     node: NodeId
     pool: PoolId
@@ -212,7 +202,7 @@ class WorkerReady(Event, frozen=True, kw_only=True):
     snapshot_s: float | None = None
     """Measured: seconds that one snapshot stops the worker. Only where the plan asked to calibrate."""
     rate_flops_per_s: float | None = None
-    """Measured: best matmul rate of the device as it is now (quota included). Only where the plan asked to calibrate."""
+    """Measured: best matmul rate of the device as it is now, quota included. Only where the plan asked to calibrate."""
     phases: tuple[Phase, ...] = ()
 
 
@@ -251,7 +241,7 @@ class StepCompleted(Event, frozen=True, kw_only=True):
 
 
 class WorkerHeld(Event, frozen=True, kw_only=True):
-    """A worker stopped between steps, after a snapshot, because it was asked to or because the run's last step is done."""
+    """A worker stopped between steps, after a snapshot: it was asked to, or the run's last step is done."""
 
     node: NodeId
     group: GroupId
@@ -339,7 +329,7 @@ class DrainFailed(Event, frozen=True, kw_only=True):
 
 
 AnyEvent = (
-    RunStarted | StopRequested | FaultInjected | ControllerRestarted | Tick
+    RunStarted | StopRequested | FaultInjected | Tick
     | NodeJoined | NodeDisconnected | NodeExited | NodeSilent | WorkerStalled
     | WorkerForked | WorkerReady | WorkerExited | StepCompleted | WorkerHeld
     | ShardSealed | ShardReplicated | SnapshotSkipped | ShardFetched | FetchFailed

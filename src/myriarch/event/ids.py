@@ -17,7 +17,7 @@ Rank = NewType("Rank", int)
 Step = NewType("Step", int)
 """Number of optimizer steps done: a snapshot of step 40 is the state after 40 steps, and step 40 is next."""
 Incarnation = NewType("Incarnation", int)
-"""Counts the formations of a run, from 1. Every store, merge and snapshot checks it; a worker of an older one is fenced."""
+"""Counts the formations of a run, from 1. Every store, merge and snapshot checks it: older workers are fenced."""
 
 
 def device_id(node: NodeId, index: int) -> DeviceId:

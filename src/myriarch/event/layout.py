@@ -37,7 +37,7 @@ class GroupLayout(Value, frozen=True, kw_only=True):
         """The index of rank `rank`'s device on its node."""
         return rank % self.devices_per_node
 
-    def keys(self) -> Iterator[ShardKey]:
+    def shard_keys(self) -> Iterator[ShardKey]:
         """All ranks of the group, in order."""
         for rank in range(self.world_size):
             yield self.group, Rank(rank)

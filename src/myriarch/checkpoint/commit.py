@@ -1,0 +1,329 @@
+"""When a snapshot is safe: the machine of one run's snapshots in the memory tier.
+
+A snapshot is one step's state, in shards: one for each worker of each group, sealed by its worker in its node's memory,
+and copied to the nodes that the plan names. It is *committed*, and replaces the one before, when every shard is sealed,
+every planned copy is made, and all groups hold the same state, which the sums of their shards' digests tell. Until
+then it is *pending*. It is *dropped* when that can no longer come about: a worker skipped its part, digests differ, a
+newer one was committed first, or its incarnation ended.
+
+Only pending snapshots of the present incarnation exist; the committed one may be of an older incarnation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Reason
+from myriarch.event.events import HeldShard
+from myriarch.event.ids import GroupId, Incarnation, NodeId, Step
+from myriarch.event.layout import GroupLayout, ShardKey, node_order
+
+PENDING_LIMIT_S: Final = 60.0
+"""A pending snapshot older than this is given up when the next finds no free slot: a report about it was lost."""
+
+DROPPED_LIMIT: Final = 64
+"""Dropped steps of an incarnation that are remembered, to free the slots of those who seal them late."""
+
+_DIGEST_MODULUS: Final = 1 << 64
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """One step's state in the memory tier."""
+
+    step: Step
+    incarnation: Incarnation
+    layouts: tuple[GroupLayout, ...]
+    began_s: float
+    holders: dict[ShardKey, dict[NodeId, HeldShard]]
+    """Who holds which shard: its own node and copies, copies of it fetched by a restore included."""
+    unsealed: int
+    """Shards whose worker has not sealed them."""
+    uncopied: int
+    """Planned copies that are not made."""
+    digests: dict[GroupId, int]
+    """Sum of the digests of a group's sealed shards, mod 2**64."""
+    unsealed_of: dict[GroupId, int]
+    undigested: dict[GroupId, None]
+    """Groups of which some shard's digest is unknown: they cannot be compared."""
+    redundancy: int = 0
+    """Set on commit: every shard was held by one more node than this."""
+    losses: int = 0
+    """Since the commit: nodes that held something of it and were lost, and shards found bad."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard of every group is still held by somebody."""
+        return all(self.holders.get(key) for layout in self.layouts for key in layout.shard_keys())
+
+    def nodes(self) -> tuple[NodeId, ...]:
+        """Everybody who holds something of it."""
+        return tuple(sorted({node for held in self.holders.values() for node in held}, key=node_order))
+
+    def size_bytes(self) -> int:
+        """Of one copy of every shard of every group."""
+        return sum(next(iter(held.values())).size_bytes for held in self.holders.values() if held)
+
+
+class Snapshots(msgspec.Struct, kw_only=True):
+    """Which snapshots there are and who holds what of them."""
+
+    incarnation: Incarnation = Incarnation(0)
+    layouts: tuple[GroupLayout, ...] = ()
+    owners: dict[ShardKey, NodeId] = {}
+    copies: dict[ShardKey, tuple[NodeId, ...]] = {}
+    """Planned copies of the present incarnation, without those on nodes that were lost since."""
+    pending: dict[Step, Snapshot] = {}
+    committed: Snapshot | None = None
+    dropped: dict[Step, str] = {}
+    """Steps of the present incarnation that were dropped, and why. At most `DROPPED_LIMIT`."""
+    short: int = 0
+    """Copies of the present incarnation's plan that were lost with their node."""
+
+    def begin(
+        self,
+        incarnation: Incarnation,
+        *,
+        layouts: tuple[GroupLayout, ...],
+        copies: Mapping[ShardKey, tuple[NodeId, ...]],
+    ) -> list[AnyAction]:
+        """A new incarnation: pending snapshots of the old one are dropped, for their workers are gone or roll back."""
+        actions = [
+            self._drop(step, f"incarnation {self.incarnation} ended before it was safe") for step in list(self.pending)
+        ]
+        self.incarnation = incarnation
+        self.layouts = layouts
+        self.owners = {key: node for layout in layouts for key, node in layout.seats()}
+        self.copies = dict(copies)
+        self.dropped = {}
+        self.short = 0
+        return actions
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def seal(self, node: NodeId, shard: HeldShard, *, digest: str, now_s: float) -> list[AnyAction]:
+        """A worker sealed its shard."""
+        key = (shard.group, shard.rank)
+        refusal = self._refuse(node, shard)
+        if refusal is not None:
+            return [] if refusal == "" else [self._free(node, shard, refusal)]
+        snapshot = self._pending(shard.step, now_s)
+        held = snapshot.holders.setdefault(key, {})
+        if node in held or self.owners.get(key) != node:
+            return []
+        held[node] = shard
+        snapshot.unsealed -= 1
+        snapshot.unsealed_of[shard.group] -= 1
+        if digest:
+            snapshot.digests[shard.group] = (snapshot.digests.get(shard.group, 0) + int(digest, 16)) % _DIGEST_MODULUS
+        else:
+            snapshot.undigested[shard.group] = None
+        return self._settle(snapshot, now_s)
+
+    def copy(self, node: NodeId, shard: HeldShard, *, now_s: float) -> list[AnyAction]:
+        """A copy of a shard is complete on `node`."""
+        key = (shard.group, shard.rank)
+        if self._is_committed(shard):
+            assert self.committed is not None
+            self.committed.holders.setdefault(key, {}).setdefault(node, shard)
+            return []
+        refusal = self._refuse(node, shard)
+        if refusal is not None:
+            return [] if refusal == "" else [self._free(node, shard, refusal)]
+        snapshot = self._pending(shard.step, now_s)
+        held = snapshot.holders.setdefault(key, {})
+        if node not in held and node in self.copies.get(key, ()):
+            held[node] = shard
+            snapshot.uncopied -= 1
+        return self._settle(snapshot, now_s)
+
+    def fetched(self, node: NodeId, shard: HeldShard) -> None:
+        """A restore put a shard of the committed snapshot into `node`'s memory."""
+        if self._is_committed(shard):
+            assert self.committed is not None
+            self.committed.holders.setdefault((shard.group, shard.rank), {}).setdefault(node, shard)
+
+    def skip(self, key: ShardKey, *, incarnation: Incarnation, step: Step, why: str, now_s: float) -> list[AnyAction]:
+        """A worker's part of a snapshot, or a copy of it, could not be made."""
+        if incarnation != self.incarnation or step in self.dropped or (self.committed and step <= self.committed.step):
+            return []
+        snapshot = self._pending(step, now_s)
+        held = snapshot.holders.get(key, {})
+        if self.owners.get(key) in held and all(node in held for node in self.copies.get(key, ())):
+            return []  # a copy to a node that was lost meanwhile: it is no longer planned
+        actions = [self._drop(step, f"{key[0]}/{key[1]} could not take part: {why}")]
+        late = [other for other in self.pending.values() if now_s - other.began_s > PENDING_LIMIT_S]
+        actions += [self._drop(one.step, f"it was not safe {now_s - one.began_s:.0f} s after it began") for one in late]
+        return actions
+
+    def lose(self, node: NodeId, *, now_s: float) -> list[AnyAction]:
+        """A node is gone with its memory. Copies that were planned on it are no longer waited for."""
+        planned = [key for key, nodes in self.copies.items() if node in nodes]
+        for snapshot in list(self.pending.values()):
+            snapshot.uncopied -= sum(node not in snapshot.holders.get(key, {}) for key in planned)
+            for held in snapshot.holders.values():
+                held.pop(node, None)
+        for key in planned:
+            self.copies[key] = tuple(other for other in self.copies[key] if other != node)
+        self.short += len(planned)
+        if self.committed is not None:
+            removed = [held.pop(node, None) for held in self.committed.holders.values()]
+            self.committed.losses += any(shard is not None for shard in removed)
+        return [action for pending in list(self.pending.values()) for action in self._settle(pending, now_s)]
+
+    def discard(self, node: NodeId, key: ShardKey) -> None:
+        """A holder's shard of the committed snapshot is not what it should be."""
+        if self.committed is not None and self.committed.holders.get(key, {}).pop(node, None) is not None:
+            self.committed.losses += 1
+
+    def rejoin(self, node: NodeId, shards: Iterable[HeldShard], *, now_s: float) -> list[AnyAction]:
+        """A node came back with its memory: believe what it holds, and catch up on what was missed meanwhile."""
+        actions: list[AnyAction] = []
+        present: dict[ShardKey, HeldShard] = {}
+        tell = False
+        for shard in shards:
+            if self._is_committed(shard):
+                present[shard.group, shard.rank] = shard
+                tell |= not shard.committed
+            elif shard.role == "own":
+                actions += self.seal(node, shard, digest="", now_s=now_s)
+            else:
+                actions += self.copy(node, shard, now_s=now_s)
+        if self.committed is not None:
+            self._believe(self.committed, node, present)
+            if tell:
+                actions.append(self._commit_action(self.committed, (node,), f"{node} was away when it was committed"))
+        return actions
+
+    def forget_committed(self, why: str) -> list[AnyAction]:
+        """The committed snapshot can no longer be restored: free what is left of it."""
+        if self.committed is None:
+            return []
+        gone, self.committed = self.committed, None
+        return [self._drop_action(gone, why)] if gone.nodes() else []
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _is_committed(self, shard: HeldShard) -> bool:
+        return self.committed is not None and (shard.step, shard.incarnation) == (
+            self.committed.step,
+            self.committed.incarnation,
+        )
+
+    def _refuse(self, node: NodeId, shard: HeldShard) -> str | None:
+        """Why a shard is of no use; empty when it is known already; None when it belongs to a pending snapshot."""
+        if self._is_committed(shard):
+            return ""
+        if shard.incarnation != self.incarnation:
+            return f"it is of incarnation {shard.incarnation}, the present one is {self.incarnation}"
+        if shard.step in self.dropped:
+            return self.dropped[shard.step]
+        if self.committed is not None and shard.step <= self.committed.step:
+            return f"step {self.committed.step} is committed"
+        return None
+
+    def _pending(self, step: Step, now_s: float) -> Snapshot:
+        if step not in self.pending:
+            self.pending[step] = Snapshot(
+                step=step,
+                incarnation=self.incarnation,
+                layouts=self.layouts,
+                began_s=now_s,
+                holders={},
+                unsealed=len(self.owners),
+                uncopied=sum(map(len, self.copies.values())),
+                digests={},
+                unsealed_of={layout.group: layout.world_size for layout in self.layouts},
+                undigested={},
+            )
+        return self.pending[step]
+
+    def _settle(self, snapshot: Snapshot, now_s: float) -> list[AnyAction]:
+        """Commit or drop, if either is due."""
+        if snapshot.step not in self.pending:
+            return []
+        whole = {
+            group: digest
+            for group, digest in snapshot.digests.items()
+            if snapshot.unsealed_of[group] == 0 and group not in snapshot.undigested
+        }
+        if len(set(whole.values())) > 1:
+            seen = ", ".join(f"{group}: {digest:016x}" for group, digest in whole.items())
+            return [self._drop(snapshot.step, f"the groups' states differ ({seen}): one of them is silently corrupt")]
+        if snapshot.unsealed or snapshot.uncopied or not snapshot.complete:
+            return []
+        return self._commit(snapshot, now_s)
+
+    def _commit(self, snapshot: Snapshot, now_s: float) -> list[AnyAction]:
+        del self.pending[snapshot.step]
+        self.committed = snapshot
+        snapshot.redundancy = min(map(len, snapshot.holders.values())) - 1
+        took_s = round(now_s - snapshot.began_s, 6)
+        text = "every shard of every group is sealed and every copy is made"
+        if self.short:
+            text += f", but {self.short} copies were lost with their node"
+        actions: list[AnyAction] = [
+            self._commit_action(snapshot, snapshot.nodes(), text, copies=snapshot.redundancy, took_s=took_s)
+        ]
+        older = [step for step in self.pending if step < snapshot.step]
+        actions += [self._drop(step, f"step {snapshot.step} was committed before it") for step in older]
+        return actions
+
+    def _commit_action(
+        self, snapshot: Snapshot, nodes: tuple[NodeId, ...], text: str, **numbers: float
+    ) -> CommitSnapshot:  # fmt: skip
+        return CommitSnapshot(
+            step=snapshot.step,
+            incarnation=snapshot.incarnation,
+            nodes=nodes,
+            reason=Reason(text=text, numbers={"shards": len(snapshot.holders), **numbers}),
+        )
+
+    def _drop(self, step: Step, why: str) -> AnyAction:
+        snapshot = self.pending.pop(step)
+        while len(self.dropped) >= DROPPED_LIMIT:
+            del self.dropped[next(iter(self.dropped))]
+        self.dropped[step] = why
+        return self._drop_action(snapshot, why)
+
+    def _drop_action(self, snapshot: Snapshot, why: str) -> DropSnapshot:
+        numbers = {"unsealed": snapshot.unsealed, "uncopied": snapshot.uncopied}
+        return DropSnapshot(
+            step=snapshot.step,
+            incarnation=snapshot.incarnation,
+            nodes=snapshot.nodes(),
+            reason=Reason(text=f"the snapshot of step {snapshot.step} is dropped: {why}", numbers={**numbers}),
+        )
+
+    def _free(self, node: NodeId, shard: HeldShard, why: str) -> DropSnapshot:
+        text = f"{node}'s shard {shard.group}/{shard.rank} of step {shard.step} is of no use: {why}"
+        return DropSnapshot(
+            step=shard.step, incarnation=shard.incarnation, nodes=(node,), reason=Reason(text=text, numbers={})
+        )
+
+    def _believe(self, snapshot: Snapshot, node: NodeId, present: Mapping[ShardKey, HeldShard]) -> None:
+        lost = 0
+        for key, held in snapshot.holders.items():
+            if key in present:
+                held.setdefault(node, present[key])
+            else:
+                lost += held.pop(node, None) is not None
+        snapshot.losses += bool(lost)
+
+    def check(self) -> None:
+        """Invariants."""
+        for step, snapshot in self.pending.items():
+            assert (step, self.incarnation) == (snapshot.step, snapshot.incarnation), "pending is of this incarnation"
+            assert step not in self.dropped, "a step is pending or dropped"
+            due = [(key, node) for key, nodes in self.copies.items() for node in nodes]
+            missing = sum(node not in snapshot.holders.get(key, {}) for key, node in due)
+            assert snapshot.uncopied == missing, "uncopied counts the planned copies that are not made"
+            assert 0 <= snapshot.unsealed <= len(self.owners)
+        assert len(self.dropped) <= DROPPED_LIMIT
+        if self.committed is not None:
+            assert self.committed.incarnation <= self.incarnation
+            assert all(step > self.committed.step for step in self.pending), "a commit supersedes what is older"
+            if self.committed.losses <= self.committed.redundancy:
+                assert self.committed.complete, "up to `redundancy` losses leave the committed step whole"

@@ -1,0 +1,1 @@
+"""Which devices do which work. First slice: the nodes of a run's replica groups."""

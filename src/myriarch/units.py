@@ -81,8 +81,9 @@ _MISSPELT: Final = (("bps", "bit/s"), ("b/s", "bit/s"), ("Bps", "B/s"), ("FLOPS"
 
 def _not_a_quantity(text: str, unit: str, units: dict[str, float]) -> str:
     meant = [unit.removesuffix(wrong) + right for wrong, right in _MISSPELT if unit.endswith(wrong)]
-    near = [name for name in meant if name in units] or difflib.get_close_matches(unit, units, n=1, cutoff=0.5)
-    guess = f"did you mean the unit `{near[0]}`? " if near else ""
+    folded = {each.casefold() for each in (*meant, unit)}
+    near = [name for name in units if name.casefold() in folded] or difflib.get_close_matches(unit, units, 1, 0.5)
+    guess = f"did you mean the unit {' or '.join(f'`{name}`' for name in near)}? " if near else ""
     known = ", ".join(f"`{name}`" for name in units if not name.startswith(("P", "E", "Ki", "Ti")))
     return f"`{text}` is not a number and a unit; {guess}use a plain number in SI, or a number and one of: {known}"
 

@@ -23,7 +23,7 @@ from myriarch.event.actions import (
     WorkerPlan,
 )
 from myriarch.event.base import Value
-from myriarch.event.events import NodeJoined, WorkerExited, WorkerForked, WorkerHeld, WorkerReady
+from myriarch.event.events import NodeJoined, StepCompleted, WorkerExited, WorkerForked, WorkerHeld, WorkerReady
 from myriarch.event.ids import DeviceId, GroupId, Incarnation, NodeId, Rank, device_id
 from myriarch.event.spans import LEVEL_OF, Leaf
 
@@ -213,6 +213,7 @@ def incident_claims(faults: Faults, timeline: Sequence[Entry], *, end_ns: int) -
         decided_ns = incident.decided_ns if incident.decided_ns is not None else end_ns
         claims.append(_claim(incident.fault_ns, incident.detected_ns, "detect", order))
         claims.append(_claim(incident.detected_ns, decided_ns, "diagnose", order))
+        claims.append(_claim(_step_began_ns(timeline, incident.fault_ns), incident.fault_ns, "lost_work", order))
         for decision in incident.decisions:
             if not decision.starts and decision.choice not in HALTING:
                 continue
@@ -224,16 +225,35 @@ def incident_claims(faults: Faults, timeline: Sequence[Entry], *, end_ns: int) -
     return tuple(claims)
 
 
+def _step_began_ns(timeline: Sequence[Entry], fault_ns: int) -> int:
+    """When the step began that was under way at the fault; the fault's instant if there was none.
+
+    That step was never completed, and the killed workers took their account of it with them: for them it is lost work.
+    """
+    began_ns = fault_ns
+    for at_ns, what in timeline:
+        if at_ns > fault_ns:
+            break
+        if isinstance(what, StartSteps | StepCompleted):
+            began_ns = at_ns
+        elif isinstance(what, WorkerHeld | LaunchWorkers):
+            began_ns = fault_ns
+    return began_ns
+
+
 def _way_back(incident: Incident, order: int, end_ns: int) -> list[Claim]:
-    """The phases of the worker that all waited for, between the decision and the go."""
-    decided_ns = incident.decided_ns
+    """From the fork of the worker that all waited for, until the go: its phases, and `restart` between them."""
+    decided_ns, forked_ns = incident.decided_ns, incident.forked_ns
     restored_ns = incident.restored_ns if incident.restored_ns is not None else end_ns
     if decided_ns is None:
         return []
-    return [
+    claims = [
         _claim(max(phase.start_ns, decided_ns), min(phase.end_ns, restored_ns), restart_leaf(phase.leaf), order)
         for phase in incident.phases
     ]
+    if forked_ns is not None:
+        claims.append(_claim(forked_ns, restored_ns, "restart", order))
+    return claims
 
 
 def restart_leaf(leaf: Leaf) -> Leaf:

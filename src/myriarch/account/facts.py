@@ -21,7 +21,6 @@ from myriarch.event.actions import (
 from myriarch.event.base import Value
 from myriarch.event.events import (
     AnyEvent,
-    ControllerRestarted,
     RunStarted,
     ShardSealed,
     SnapshotDrained,
@@ -79,7 +78,6 @@ class Facts(Value, frozen=True, kw_only=True):
     """Ways from fork to readiness, as spans."""
     resume_step: Step = Step(0)
     """What the run began with."""
-    controller_restarts: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -123,14 +121,11 @@ def gather(timeline: Sequence[Entry]) -> Facts:
     phases: list[Span] = []
     start: StartSteps | None = None
     resume_step = Step(0)
-    controller_restarts = 0
     warnings: list[str] = []
     for at_ns, what in timeline:
         match what:
             case RunStarted(resume_step=step) if step is not None:
                 resume_step = step
-            case ControllerRestarted():
-                controller_restarts += 1
             case Warn(reason=reason):
                 warnings.append(reason.text)
             case StepCompleted(group=group, incarnation=incarnation, step=step):
@@ -156,7 +151,6 @@ def gather(timeline: Sequence[Entry]) -> Facts:
         rates=tuple(rates),
         phases=tuple(phases),
         resume_step=resume_step,
-        controller_restarts=controller_restarts,
         warnings=tuple(warnings),
     )
 

@@ -51,7 +51,7 @@ _GENERAL_TO_SPECIAL: Final[tuple[Leaf, ...]] = (
     "useful_compute", "exposed_comm", "pipeline_bubble", "straggler_wait", "data_stall", "host_sync", "throttled",
     "idle_no_demand", "idle_fragmented", "idle_reserved_spare", "idle_waiting_gang", "idle_price_hold",
     "queue_to_start", "image_pull", "rendezvous", "comm_init", "model_build", "warm_up", "data_open",
-    "detect", "diagnose", "replace", "restart", "restore", "reshard", "degraded", "lost_work", "sdc_replay",
+    "lost_work", "detect", "diagnose", "replace", "restart", "restore", "reshard", "degraded", "sdc_replay",
     "checkpoint_contention", "checkpoint_stall",
     "preempted_by_policy", "manual_restart", "evaluation", "debug_hold",
     "maintenance", "drained", "quarantined", "power_or_network_down", "repair",

@@ -440,8 +440,6 @@ def _notes(history: History, ledger: Ledger, rates: Mapping[PoolId, Peak], facto
     unattributed_ns = ledger.total.leaves.get("unattributed", 0)
     if capacity_ns and unattributed_ns > UNATTRIBUTED_TARGET * capacity_ns:
         notes.append(f"{unattributed_ns / capacity_ns:.1%} of capacity is unattributed: spans or records are missing")
-    if restarts := history.facts.controller_restarts:
-        notes.append(f"the controller was restarted {restarts} time(s) and replayed its journal")
     if history.intake.unknown_nodes:
         notes.append(f"not in the fleet file, so not accounted for: {', '.join(history.intake.unknown_nodes)}")
     return tuple(notes)

@@ -20,14 +20,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import xxhash
 
+from myriarch.arena.pairs import PENDING, Cell, Key, Layout, Pair, choose, is_snapshot, state_of, step_of
 from myriarch.arena.slot import BLOCK_BYTES, Slot, SlotState, root_of, slot_bytes
-from myriarch.errors import EnvironmentFault, IntegrityError, MyriarchError, UsageError
+from myriarch.errors import EnvironmentFault, IntegrityError, UsageError
 from myriarch.event.events import HeldShard, Role
 from myriarch.event.ids import GroupId, Incarnation, Rank, Step
 from myriarch.units import format_bytes
@@ -35,12 +35,9 @@ from myriarch.units import format_bytes
 SHARED_MEMORY_ROOT: Final = Path("/dev/shm")
 FREE_SLOT_WAIT_S: Final = 5.0
 """How long a received shard waits for the commit that frees its slot: the sender may have heard of it first."""
+MAKE_LIMIT_S: Final = 300.0
+"""For another thread's allocation of the same slots."""
 _LOG: Final = logging.getLogger("myriarch.arena")
-
-_PENDING: Final = (SlotState.SEALED, SlotState.REPLICATED)
-"""Complete, and not yet decided upon."""
-
-Key = tuple[GroupId, Rank, Role]
 
 
 def node_directory(run_id: str, node: str, boot: str, *, root: Path = SHARED_MEMORY_ROOT) -> Path:
@@ -64,56 +61,16 @@ class Flip(NamedTuple):
     committed: int
 
 
-class Layout(NamedTuple):
-    """What makes two pairs interchangeable."""
-
-    world_size: int
-    layout_hash: str
-    payload_bytes: int
-    index_bytes: int
-
-
-@dataclass(eq=False)
-class _Cell:
-    """One slot and who is using it."""
-
-    slot: Slot
-    pins: int = 0
-    """Readers: drains and fetches."""
-    filling: bool = False
-    """A connection of this node's byte server, or a fetch of its agent, writes it."""
-    obsolete: bool = False
-    """To be released when the last pin goes."""
-
-    @property
-    def in_use(self) -> bool:
-        return self.filling or self.pins > 0
-
-
-@dataclass(eq=False)
-class _Pair:
-    """Two slots of one key and layout; a retired pair has only its committed one left."""
-
-    key: Key
-    layout: Layout
-    cells: list[_Cell] = field(default_factory=list)
-    retired: bool = False
-
-    def committed(self) -> int:
-        for index, cell in enumerate(self.cells):
-            if _state(cell.slot) is SlotState.COMMITTED and not cell.obsolete:
-                return index
-        return -1
-
-
 class Receiving:
-    """A slot that is being filled by somebody else's bytes. Nothing is visible before `publish`."""
+    """A slot that is being filled with somebody else's bytes. Nothing is visible before `publish`."""
 
-    def __init__(self, slot: Slot, shard: HeldShard, block_hashes: Sequence[int], digest: str) -> None:
-        self.payload = slot.payload
+    def __init__(
+        self, memory: NodeMemory, cell: Cell, shard: HeldShard, block_hashes: Sequence[int], digest: str
+    ) -> None:
+        self.payload = cell.slot.payload
         self.block_bytes = BLOCK_BYTES
-        self.published: HeldShard | None = None
-        self._slot = slot
+        self._memory = memory
+        self._cell = cell
         self._shard = shard
         self._hashes = block_hashes
         self._digest = digest
@@ -130,12 +87,8 @@ class Receiving:
             )
 
     def publish(self) -> HeldShard:
-        """Every block was checked: seal, and commit what was committed where it came from."""
-        self._slot.seal(self._hashes, digest=self._digest)
-        if self._shard.committed:
-            self._slot.mark(SlotState.COMMITTED)
-        self.published = self._slot.held()
-        return self.published
+        """Every block was checked: seal; what was committed where it came from is committed here too."""
+        return self._memory._publish(self._cell, self._hashes, self._digest, committed=self._shard.committed)
 
 
 class NodeMemory:
@@ -149,10 +102,12 @@ class NodeMemory:
         self.directory = Path(directory)
         self.run_id = run_id
         self.limit_bytes = limit_bytes
-        self._pairs: dict[Key, list[_Pair]] = {}
+        self._pairs: dict[Key, list[Pair]] = {}
         """Newest last; those before it are retired."""
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.Condition()
         self._made = 0
+        self._making: dict[Key, int] = {}
+        """Bytes of pairs that are being made. Faulting in takes a second per GiB: not under the lock."""
         self._closed = False
 
     # --- slots of this node's workers ---
@@ -176,7 +131,7 @@ class NodeMemory:
         with self._changed:
             pair = self._pair((group, rank, role), layout)
             for cell in pair.cells:
-                if _state(cell.slot) is None and not cell.in_use:
+                if state_of(cell.slot) is None and not cell.in_use:
                     cell.slot.release()  # damaged: of no use to anybody but the next snapshot
             first, second = (str(cell.slot.path) for cell in pair.cells)
             return SlotPair((first, second), pair.committed())
@@ -186,7 +141,7 @@ class NodeMemory:
         with self._changed:
             for pair in self._pairs.get((group, rank, "own"), ()):
                 for cell in pair.cells:
-                    if _state(cell.slot) is SlotState.SEALED and _is(cell.slot, step, incarnation):
+                    if state_of(cell.slot) is SlotState.SEALED and is_snapshot(cell.slot, step, incarnation):
                         cell.slot.mark(SlotState.REPLICATED)
 
     # --- the life of a snapshot ---
@@ -200,7 +155,7 @@ class NodeMemory:
         with self._changed:
             for key, pairs in list(self._pairs.items()):
                 current = pairs[-1]
-                index = self._find_in(current, step, incarnation)
+                index = -1 if current.retired else self._find_in(current, step, incarnation)
                 if index < 0:
                     if key[2] == "copy":
                         self._expire(pairs, step)
@@ -215,7 +170,7 @@ class NodeMemory:
 
     def drop(self, step: Step, incarnation: Incarnation | None = None) -> tuple[Flip, ...]:
         """This step will never be committed: free its slots. A committed slot stays. Returns the pairs concerned."""
-        return self._free(lambda slot: _is(slot, step, incarnation))
+        return self._free(lambda slot: is_snapshot(slot, step, incarnation))
 
     def discard_stale(self, incarnation: Incarnation) -> tuple[Flip, ...]:
         """Free what older incarnations than this left uncommitted."""
@@ -238,10 +193,8 @@ class NodeMemory:
         found: list[HeldShard] = []
         with self._changed:
             for cell in self._cells():
-                if cell.filling or cell.obsolete:
-                    continue
                 try:
-                    if cell.slot.sealed:
+                    if not cell.obsolete and cell.slot.sealed:
                         found.append(cell.slot.held())
                 except IntegrityError as error:
                     _LOG.warning("%s", error)
@@ -263,8 +216,8 @@ class NodeMemory:
 
     def holds(self, shard: HeldShard, *, role: Role | None = None) -> bool:
         """Whether these very bytes (by root) are here, sealed, in whatever role or in this one."""
-        slot = self.find(shard.group, shard.rank, shard.step, shard.incarnation, role=role)
-        return slot is not None and slot.header.root == shard.root
+        with self._changed:
+            return self._holds(shard, role)
 
     @property
     def used_bytes(self) -> int:
@@ -335,17 +288,24 @@ class NodeMemory:
             cell = self._free_cell((shard.group, shard.rank, shard.role), layout, shard, wait_s)
             cell.slot.begin(step=shard.step, incarnation=shard.incarnation, index=index)
             cell.filling = True
-        receiving = Receiving(cell.slot, shard, block_hashes, digest)
+        receiving = Receiving(self, cell, shard, block_hashes, digest)
         try:
             yield receiving
         finally:
             receiving.payload.release()
             with self._changed:
                 cell.filling = False
-                if receiving.published is not None and shard.committed:
-                    self._supersede(cell)
                 self._sweep()
                 self._changed.notify_all()
+
+    def _publish(self, cell: Cell, block_hashes: Sequence[int], digest: str, *, committed: bool) -> HeldShard:
+        with self._changed:
+            self._check_open()
+            cell.slot.seal(block_hashes, digest=digest)
+            if committed:
+                cell.slot.mark(SlotState.COMMITTED)
+                self._supersede(cell)
+            return cell.slot.held()
 
     # --- the end ---
 
@@ -377,19 +337,23 @@ class NodeMemory:
                 assert pairs, key
                 for pair in pairs:
                     assert pair.retired or len(pair.cells) == 2, key
-                    states = [_state(cell.slot) for cell in pair.cells if not cell.obsolete]
+                    states = [state_of(cell.slot) for cell in pair.cells if not cell.obsolete]
                     assert states.count(SlotState.COMMITTED) <= 1, (key, states)
                     assert all(cell.pins >= 0 for cell in pair.cells)
                     assert pair is pairs[-1] or pair.retired
 
     # --- inside, under the lock ---
 
-    def _cells(self) -> Iterator[_Cell]:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this node's memory is closed")
+
+    def _cells(self) -> Iterator[Cell]:
         for pairs in self._pairs.values():
             for pair in pairs:
                 yield from pair.cells
 
-    def _cell(self, path: Path) -> _Cell:
+    def _cell(self, path: Path) -> Cell:
         for cell in self._cells():
             if cell.slot.path == path:
                 return cell
@@ -397,7 +361,7 @@ class NodeMemory:
 
     def _find(
         self, group: GroupId, rank: Rank, step: Step, incarnation: Incarnation | None, role: Role | None
-    ) -> _Cell | None:
+    ) -> Cell | None:
         for wanted in ("own", "copy") if role is None else (role,):
             for pair in reversed(self._pairs.get((group, rank, wanted), ())):
                 index = self._find_in(pair, step, incarnation)
@@ -405,70 +369,98 @@ class NodeMemory:
                     return pair.cells[index]
         return None
 
-    def _find_in(self, pair: _Pair, step: Step, incarnation: Incarnation | None) -> int:
+    def _holds(self, shard: HeldShard, role: Role | None) -> bool:
+        cell = self._find(shard.group, shard.rank, shard.step, shard.incarnation, role)
+        return cell is not None and cell.slot.header.root == shard.root
+
+    def _find_in(self, pair: Pair, step: Step, incarnation: Incarnation | None) -> int:
         """Index of the sealed cell of this step; of two incarnations the newer; -1 if there is none."""
         best, best_incarnation = -1, -1
         for index, cell in enumerate(pair.cells):
-            if cell.obsolete or (_state(cell.slot) or 0) < SlotState.SEALED:
+            if cell.obsolete or (state_of(cell.slot) or 0) < SlotState.SEALED:
                 continue
-            if _is(cell.slot, step, incarnation) and cell.slot.header.incarnation > best_incarnation:
+            if is_snapshot(cell.slot, step, incarnation) and cell.slot.header.incarnation > best_incarnation:
                 best, best_incarnation = index, cell.slot.header.incarnation
         return best
 
-    def _pair(self, key: Key, layout: Layout) -> _Pair:
-        """The current pair of this key if it has this layout, else a new one."""
-        if self._closed:
-            raise UsageError("this node's memory is closed")
-        pairs = self._pairs.get(key, [])
-        if pairs and pairs[-1].layout == layout and not pairs[-1].retired:
-            return pairs[-1]
+    def _pair(self, key: Key, layout: Layout) -> Pair:
+        """The current pair of this key if it has this layout, else a new one, made without the lock."""
+        until = time.monotonic() + MAKE_LIMIT_S
+        while True:
+            self._check_open()
+            pairs = self._pairs.get(key, [])
+            if pairs and pairs[-1].layout == layout and not pairs[-1].retired:
+                return pairs[-1]
+            if key not in self._making:
+                break
+            if not self._changed.wait(until - time.monotonic()):
+                raise EnvironmentFault(f"slots for {key[0]}/{key[1]} were not made within {MAKE_LIMIT_S:g} s")
         for old in pairs:
             # Of the retired pairs only the newest can be what a restore needs.
             self._retire(old, keep_committed=old is pairs[-1] or pairs[-1].committed() < 0)
         self._sweep()
-        new = self._make_pair(key, layout)
-        self._pairs.setdefault(key, []).append(new)
-        return new
+        self._making[key] = self._check_limit(key, layout)
+        self._made += 1
+        number = self._made
+        self._changed.release()
+        try:
+            pair = self._make_pair(key, layout, number)
+        finally:
+            self._changed.acquire()
+            del self._making[key]
+            self._changed.notify_all()
+        try:
+            self._check_open()
+        except UsageError:
+            for cell in pair.cells:
+                self._remove(cell)
+            raise
+        self._pairs.setdefault(key, []).append(pair)
+        return pair
 
-    def _make_pair(self, key: Key, layout: Layout) -> _Pair:
-        group, rank, role = key
+    def _check_limit(self, key: Key, layout: Layout) -> int:
+        """What a new pair takes. Raises EnvironmentFault if that is too much."""
         wanted_bytes = 2 * slot_bytes(payload_bytes=layout.payload_bytes, index_bytes=layout.index_bytes)
-        used_bytes = sum(cell.slot.size_bytes for cell in self._cells())
+        used_bytes = sum(cell.slot.size_bytes for cell in self._cells()) + sum(self._making.values())
         if self.limit_bytes is not None and used_bytes + wanted_bytes > self.limit_bytes:
+            group, rank, role = key
             raise EnvironmentFault(
                 f"two slots for {group}/{rank} ({role}) take {format_bytes(wanted_bytes)}; this node's memory tier "
                 f"may have {format_bytes(self.limit_bytes)} and has {format_bytes(used_bytes)}",
                 hint="raise the pool's host_memory_bytes or lower checkpoint.copies",
             )
+        return wanted_bytes
+
+    def _make_pair(self, key: Key, layout: Layout, number: int) -> Pair:
+        group, rank, role = key
         make_private_directory(self.directory)
-        self._made += 1
-        pair = _Pair(key, layout)
+        pair = Pair(key, layout)
         try:
-            for number in range(2):
+            for side in range(2):
                 slot = Slot.create(
-                    self.directory / f"{group}-{rank}-{role}-{self._made}-{number}.slot",
+                    self.directory / f"{group}-{rank}-{role}-{number}-{side}.slot",
                     run_id=self.run_id,
                     group=group,
                     rank=rank,
                     role=role,
                     **layout._asdict(),
                 )
-                pair.cells.append(_Cell(slot))
-        except MyriarchError:
+                pair.cells.append(Cell(slot))
+        except BaseException:
             for cell in pair.cells:
                 self._remove(cell)
             raise
         return pair
 
-    def _free_cell(self, key: Key, layout: Layout, shard: HeldShard, wait_s: float) -> _Cell:
+    def _free_cell(self, key: Key, layout: Layout, shard: HeldShard, wait_s: float) -> Cell:
         """A cell that may be filled with this shard. Waits for one: a commit that frees it may be on its way."""
         until = time.monotonic() + wait_s
         while True:
             pair = self._pair(key, layout)
-            if self.holds(shard, role=shard.role):
+            if self._holds(shard, shard.role):
                 raise UsageError(f"shard {shard.group}/{shard.rank} of step {shard.step} is here already")
             left_s = until - time.monotonic()
-            cell = _choose(pair, shard, give_up_stale=left_s <= 0)
+            cell = choose(pair, shard, give_up_stale=left_s <= 0)
             if cell is not None:
                 return cell
             if left_s <= 0:
@@ -478,16 +470,16 @@ class NodeMemory:
                 )
             self._changed.wait(left_s)
 
-    def _flip(self, pair: _Pair, index: int, step: Step) -> None:
+    def _flip(self, pair: Pair, index: int, step: Step) -> None:
         slot = pair.cells[index].slot
         if slot.state is not SlotState.COMMITTED:
             slot.mark(SlotState.COMMITTED)
         other = pair.cells[1 - index]
-        state = _state(other.slot)
-        if state is SlotState.COMMITTED or (state in _PENDING and _step(other.slot) <= step):
+        state = state_of(other.slot)
+        if state is SlotState.COMMITTED or (state in PENDING and step_of(other.slot) <= step):
             other.obsolete = True  # EMPTY and FILLING are the worker's: it may be writing the header right now
 
-    def _supersede(self, cell: _Cell) -> None:
+    def _supersede(self, cell: Cell) -> None:
         """A committed shard was received into `cell`: whatever else was committed for this key is obsolete."""
         for pairs in self._pairs.values():
             for pair in pairs:
@@ -497,12 +489,12 @@ class NodeMemory:
                         self._retire(old, keep_committed=False)
                     return
 
-    def _expire(self, pairs: list[_Pair], step: Step) -> None:
+    def _expire(self, pairs: list[Pair], step: Step) -> None:
         for pair in pairs:
-            if all(not cell.filling and _step(cell.slot) < step for cell in pair.cells):
+            if not any(cell.filling or step_of(cell.slot) >= step for cell in pair.cells):
                 self._retire(pair, keep_committed=False)
 
-    def _retire(self, pair: _Pair, *, keep_committed: bool) -> None:
+    def _retire(self, pair: Pair, *, keep_committed: bool) -> None:
         pair.retired = True
         keep = pair.committed() if keep_committed else -1
         for index, cell in enumerate(pair.cells):
@@ -515,7 +507,7 @@ class NodeMemory:
                 current = pairs[-1]
                 found = False
                 for cell in current.cells:
-                    if _state(cell.slot) in _PENDING and concerns(cell.slot):
+                    if state_of(cell.slot) in PENDING and concerns(cell.slot):
                         cell.obsolete = found = True
                 if found:
                     flips.append(Flip(*key, committed=current.committed()))
@@ -540,48 +532,9 @@ class NodeMemory:
             if not pairs:
                 del self._pairs[key]
 
-    def _remove(self, cell: _Cell) -> None:
+    def _remove(self, cell: Cell) -> None:
         cell.slot.path.unlink(missing_ok=True)
         cell.slot.close()
-
-
-def _choose(pair: _Pair, shard: HeldShard, *, give_up_stale: bool) -> _Cell | None:
-    """The cell to fill: one that holds nothing, else a pending one that this shard replaces."""
-    candidates = [cell for cell in pair.cells if not cell.in_use and not cell.obsolete]
-    for cell in candidates:
-        state = _state(cell.slot)
-        if state is None:
-            cell.slot.release()
-        if state is None or state < SlotState.SEALED:
-            return cell
-    for cell in candidates:
-        if _state(cell.slot) in _PENDING:
-            header = cell.slot.header
-            replaced = (header.step, header.incarnation) == (shard.step, shard.incarnation)
-            if replaced or (give_up_stale and header.incarnation < shard.incarnation):
-                return cell
-    return None
-
-
-def _state(slot: Slot) -> SlotState | None:
-    """None: damaged."""
-    try:
-        return slot.state
-    except IntegrityError as error:
-        _LOG.warning("%s", error)
-        return None
-
-
-def _step(slot: Slot) -> int:
-    try:
-        return slot.header.step
-    except IntegrityError:
-        return -1
-
-
-def _is(slot: Slot, step: Step, incarnation: Incarnation | None) -> bool:
-    header = slot.header
-    return header.step == step and incarnation in (None, header.incarnation)
 
 
 def _room_for(index: bytes) -> int:

@@ -63,6 +63,9 @@ _STATE_INDEX: Final = 511
 # Linux 5.14, <linux/mman.h>; Python 3.11's mmap does not name them.
 _MADV_POPULATE_READ: Final = 22
 _MADV_POPULATE_WRITE: Final = 23
+_madvise: Final = ctypes.CDLL(None).madvise
+"""Not `mmap.madvise`, which would hold the GIL, and with it the agent, for a second per GiB."""
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _SPACE_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM})
 _HEADER_READ_TRIES: Final = 1000
 """A header is rewritten in well under a microsecond; a reader that met it half-written looks again."""
@@ -169,6 +172,8 @@ class Slot:
         self._proven: set[int] = set()
         """Blocks that this object has verified, of the content that `_proven_of` names."""
         self._proven_of = b""
+        self._hashes: list[int] = []
+        """The block table of that content."""
 
     # --- making and opening ---
 
@@ -262,9 +267,8 @@ class Slot:
         self._geometry = geometry
 
     def _fault_in(self) -> None:
-        try:
-            self._map.madvise(_MADV_POPULATE_WRITE if self.writable else _MADV_POPULATE_READ)
-        except OSError:
+        advice = _MADV_POPULATE_WRITE if self.writable else _MADV_POPULATE_READ
+        if _madvise(self._address, len(self._view), advice) != 0:
             # A kernel before 5.14. One read per page maps it; reading never disturbs another process's bytes.
             bytes(self._view[::PAGE_BYTES])
 
@@ -491,8 +495,7 @@ class Slot:
                 f"{self.path}: bytes {offset} to {offset + size_bytes} of a payload of {len(payload)} were asked for"
             )
         self._check_size()
-        hashes = self.block_hashes
-        self._renew_proven()
+        hashes = self._renew_proven()
         done = 0
         while done < size_bytes:
             number, inside = divmod(offset + done, BLOCK_BYTES)
@@ -512,11 +515,15 @@ class Slot:
             raise self._bad_block(number)
         self._proven.add(number)
 
-    def _renew_proven(self) -> None:
+    def _renew_proven(self) -> list[int]:
+        """The block table. What was proven of another content counts no more."""
+        self._require_sealed()
         checksum = bytes(self._view[_CHECKSUM])
         if checksum != self._proven_of:
+            self._hashes = self.block_hashes
             self._proven.clear()
             self._proven_of = checksum
+        return self._hashes
 
     def _bad_block(self, number: int) -> IntegrityError:
         header = self.header

@@ -182,13 +182,18 @@ class ByteServer:
             while (request := channel.receive()) is not None:
                 self._handle(channel, request)
         except MyriarchError as error:
-            if not self._closing:
-                self._on_error(frames.peer, error)
+            self._report(frames.peer, error)
+        except Exception as error:  # noqa: BLE001  the edge of a thread: said, and the server goes on
+            self._report(frames.peer, WireError(f"the request failed on this side: {type(error).__name__}: {error}"))
         finally:
             frames.close()
             with self._lock:
                 self._connections.pop(frames, None)
             self._places.release()
+
+    def _report(self, peer: str, error: MyriarchError) -> None:
+        if not self._closing:
+            self._on_error(peer, error)
 
     def _handle(self, channel: Channel[Any], request: StoreRequest | PushShard | FetchShard) -> None:
         match request:

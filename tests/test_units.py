@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from myriarch.units import SUFFIXES, format_bytes, format_rate, format_s, parse_quantity, units_of
 
+USE = "use a plain number in SI, or a number and one of"
+BYTES = "`B`, `kB`, `MB`, `GB`, `TB`, `MiB`, `GiB`"
 UNITS = [(units, name) for units in SUFFIXES.values() for name in units]
 
 
@@ -50,14 +52,12 @@ def test_a_name_without_a_unit_takes_plain_numbers_only(field: str) -> None:
         (
             "power_w",
             "700 Watt",
-            "`700 Watt` is not a number and a unit; use a plain number in SI, "
-            "or a number and one of: `W`, `kW`, `MW`, `GW`, `TW`",
+            f"`700 Watt` is not a number and a unit; {USE}: `W`, `kW`, `MW`, `GW`, `TW`",
         ),
         (
             "memory_bytes",
             "80 gb",
-            "`80 gb` is not a number and a unit; did you mean the unit `GB`? use a plain number in SI, "
-            "or a number and one of: `B`, `kB`, `MB`, `GB`, `TB`, `MiB`, `GiB`",
+            f"`80 gb` is not a number and a unit; did you mean the unit `GB`? {USE}: {BYTES}",
         ),
         ("latency_s", "-1 ms", "`-1 ms` is not a number and a unit"),
         ("latency_s", "ms", "`ms` is not a number and a unit"),
@@ -125,8 +125,15 @@ def test_prints_durations_for_people(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
-    [(0, "0 B"), (512, "512 B"), (1023.6, "1 KiB"), (6.29 * 2**20, "6.29 MiB"), (1020 * 1024, "1020 KiB"), (2**80, "1073741824 PiB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (1023.6, "1 KiB"),
+        (6.29 * 2**20, "6.29 MiB"),
+        (1020 * 1024, "1020 KiB"),
+        (2**80, "1073741824 PiB"),
+    ],
+)
 def test_prints_sizes_for_people(size_bytes: float, text: str) -> None:
     assert format_bytes(size_bytes) == text
 

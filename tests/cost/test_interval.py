@@ -54,8 +54,15 @@ def test_daly_2006_efficiencies_computed_from_its_equation_20(mtbf_h: float, eff
 
 @pytest.mark.parametrize(
     ("mtbf_min", "restart_min", "save_s", "efficiency"),
-    [(180, 10, 10, 0.906), (51, 10, 10, 0.757), (18, 1, 0.5, 0.917), (18, 3, 0.5, 0.821), (18, 10, 10, 0.499), (18, 15, 0.5, 0.422)],
-)  # fmt: skip
+    [
+        (180, 10, 10, 0.906),
+        (51, 10, 10, 0.757),
+        (18, 1, 0.5, 0.917),
+        (18, 3, 0.5, 0.821),
+        (18, 10, 10, 0.499),
+        (18, 15, 0.5, 0.422),
+    ],
+)
 def test_efficiency_at_the_failure_rates_of_meta(
     mtbf_min: float, restart_min: float, save_s: float, efficiency: float
 ) -> None:

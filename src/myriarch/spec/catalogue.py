@@ -89,8 +89,8 @@ def unknown_chip(name: str, *, chips: Mapping[str, Chip]) -> str:
     if name.casefold() in by_alias:
         return f"chip `{name}` goes by another name here; use `{by_alias[name.casefold()]}`"
     family = [chip for chip in chips if chip.startswith(name.casefold() + "-")]
-    guess = f" use one of {listed(family)}," if family else did_you_mean(name, chips)
-    return f"chip `{name}` is not in the catalogue;{guess} or describe it inline: {{id: {name}, ...}}"
+    known = f" use one of {listed(family)}, or" if family else did_you_mean(name, chips)
+    return f"chip `{name}` is not in the catalogue;{known} describe it inline: {{id: {name}, ...}}"
 
 
 def described(chip: Chip) -> str:

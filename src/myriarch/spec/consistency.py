@@ -34,7 +34,7 @@ def check_fleet(fleet: Fleet, *, catalogue: Mapping[str, Chip], tell: Tell) -> N
     if nodes > NODES_LIMIT:
         tell("pools", f"have {nodes} nodes; a fleet has at most {NODES_LIMIT}")
     devices = sum(pool.devices for pool in fleet.pools)
-    if devices > DEVICES_LIMIT:
+    if devices > DEVICES_LIMIT and nodes <= NODES_LIMIT:
         tell("pools", f"have {devices} devices; a fleet has at most {DEVICES_LIMIT}")
     first: dict[str, int] = {}
     for index, pool in enumerate(fleet.pools):
@@ -124,6 +124,7 @@ def _check_groups(groups: tuple[Group, ...], fleet: Fleet, tell: Tell) -> bool:
         if used[pool.name] > pool.nodes:
             free = max(pool.nodes - used[pool.name] + group.nodes, 0)
             tell(f"{path}.nodes", f"{group.nodes} is more than the {free} of {pool.nodes} nodes left in `{pool.name}`")
+            fit = False
         devices = group.nodes * pool.devices_per_node
         if group.mesh.devices != devices:
             mesh = f"dp_replicate {group.mesh.dp_replicate} x dp_shard {group.mesh.dp_shard} = {group.mesh.devices}"

@@ -38,7 +38,8 @@ def resolve(
     over all its nodes (not the spares), sharded over all its devices. Raises SpecError with everything that does not
     fit together.
     """
-    groups = run.groups or tuple(_whole_pool(pool) for pool in fleet.pools)
+    by_name = {pool.name: pool for pool in fleet.pools}
+    groups = run.groups or tuple(_whole_pool(pool) for pool in by_name.values())
     with collected() as problems:
         check_fleet(fleet, catalogue=catalogue, tell=functools.partial(problems.add, sources.fleet))
         check_model(model, tell=functools.partial(problems.add, sources.model))

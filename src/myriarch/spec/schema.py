@@ -31,7 +31,7 @@ def json_schema(name: str) -> Schema:
     if name not in KINDS:
         raise UsageError(f"no spec file is called `{name}`;{did_you_mean(name, KINDS)} there are {listed(KINDS)}")
     kind = KINDS[name]
-    schema: Schema = msgspec.to_builtins(msgspec.json.schema(kind))
+    schema: Schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(kind)))
     structs = {struct.__name__: struct for struct in _subclasses(Spec)}
     for struct_name, definition in schema["$defs"].items():
         meanings = _field_docs(structs[struct_name])

@@ -18,7 +18,7 @@ import msgspec
 
 from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Reason
 from myriarch.event.events import HeldShard
-from myriarch.event.ids import GroupId, Incarnation, NodeId, Step
+from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step
 from myriarch.event.layout import GroupLayout, ShardKey, node_order
 
 PENDING_LIMIT_S: Final = 60.0
@@ -46,12 +46,14 @@ class Snapshot(msgspec.Struct, kw_only=True):
     digests: dict[GroupId, int]
     """Sum of the digests of a group's sealed shards, mod 2**64."""
     unsealed_of: dict[GroupId, int]
-    undigested: dict[GroupId, None]
-    """Groups of which some shard's digest is unknown: they cannot be compared."""
+    undigested: dict[ShardKey, None]
+    """Sealed shards whose digest is unknown: their groups cannot be compared."""
     redundancy: int = 0
     """Set on commit: every shard was held by one more node than this."""
     losses: int = 0
     """Since the commit: nodes that held something of it and were lost, and shards found bad."""
+    suspects: dict[tuple[NodeId, GroupId, Rank], None] = {}
+    """Holders that failed to hand out a shard once."""
 
     @property
     def complete(self) -> bool:
@@ -111,15 +113,16 @@ class Snapshots(msgspec.Struct, kw_only=True):
             return [] if refusal == "" else [self._free(node, shard, refusal)]
         snapshot = self._pending(shard.step, now_s)
         held = snapshot.holders.setdefault(key, {})
-        if node in held or self.owners.get(key) != node:
+        if self.owners.get(key) != node or (node in held and not (digest and key in snapshot.undigested)):
             return []
-        held[node] = shard
-        snapshot.unsealed -= 1
-        snapshot.unsealed_of[shard.group] -= 1
+        if node not in held:
+            held[node] = shard
+            snapshot.unsealed -= 1
+            snapshot.unsealed_of[shard.group] -= 1
+        snapshot.undigested[key] = None
         if digest:
+            del snapshot.undigested[key]
             snapshot.digests[shard.group] = (snapshot.digests.get(shard.group, 0) + int(digest, 16)) % _DIGEST_MODULUS
-        else:
-            snapshot.undigested[shard.group] = None
         return self._settle(snapshot, now_s)
 
     def copy(self, node: NodeId, shard: HeldShard, *, now_s: float) -> list[AnyAction]:
@@ -147,7 +150,7 @@ class Snapshots(msgspec.Struct, kw_only=True):
 
     def skip(self, key: ShardKey, *, incarnation: Incarnation, step: Step, why: str, now_s: float) -> list[AnyAction]:
         """A worker's part of a snapshot, or a copy of it, could not be made."""
-        if incarnation != self.incarnation or step in self.dropped or (self.committed and step <= self.committed.step):
+        if incarnation != self.incarnation or step in self.dropped or not self._newer(step):
             return []
         snapshot = self._pending(step, now_s)
         held = snapshot.holders.get(key, {})
@@ -173,10 +176,21 @@ class Snapshots(msgspec.Struct, kw_only=True):
             self.committed.losses += any(shard is not None for shard in removed)
         return [action for pending in list(self.pending.values()) for action in self._settle(pending, now_s)]
 
-    def discard(self, node: NodeId, key: ShardKey) -> None:
-        """A holder's shard of the committed snapshot is not what it should be."""
-        if self.committed is not None and self.committed.holders.get(key, {}).pop(node, None) is not None:
-            self.committed.losses += 1
+    def suspect(self, node: NodeId, shard_of: ShardKey, step: Step) -> bool:
+        """A holder could not hand out its shard of the committed snapshot. True when it is believed no longer.
+
+        The first time may be the network's fault; the second time the shard counts as lost.
+        """
+        snapshot = self.committed
+        if snapshot is None or snapshot.step != step or node not in snapshot.holders.get(shard_of, {}):
+            return False
+        suspect = (node, *shard_of)
+        if suspect not in snapshot.suspects:
+            snapshot.suspects[suspect] = None
+            return False
+        del snapshot.holders[shard_of][node]
+        snapshot.losses += 1
+        return True
 
     def rejoin(self, node: NodeId, shards: Iterable[HeldShard], *, now_s: float) -> list[AnyAction]:
         """A node came back with its memory: believe what it holds, and catch up on what was missed meanwhile."""
@@ -220,9 +234,15 @@ class Snapshots(msgspec.Struct, kw_only=True):
             return f"it is of incarnation {shard.incarnation}, the present one is {self.incarnation}"
         if shard.step in self.dropped:
             return self.dropped[shard.step]
-        if self.committed is not None and shard.step <= self.committed.step:
+        if self.committed is not None and not self._newer(shard.step):
             return f"step {self.committed.step} is committed"
         return None
+
+    def _newer(self, step: Step) -> bool:
+        """Whether a snapshot of the present incarnation is newer than the committed one. The same step in a newer
+        incarnation counts: all stopped before they had gone one step further."""
+        committed = self.committed
+        return committed is None or (step, self.incarnation) > (committed.step, committed.incarnation)
 
     def _pending(self, step: Step, now_s: float) -> Snapshot:
         if step not in self.pending:
@@ -244,10 +264,11 @@ class Snapshots(msgspec.Struct, kw_only=True):
         """Commit or drop, if either is due."""
         if snapshot.step not in self.pending:
             return []
+        unknown = {group for group, _ in snapshot.undigested}
         whole = {
             group: digest
             for group, digest in snapshot.digests.items()
-            if snapshot.unsealed_of[group] == 0 and group not in snapshot.undigested
+            if snapshot.unsealed_of[group] == 0 and group not in unknown
         }
         if len(set(whole.values())) > 1:
             seen = ", ".join(f"{group}: {digest:016x}" for group, digest in whole.items())
@@ -324,6 +345,6 @@ class Snapshots(msgspec.Struct, kw_only=True):
         assert len(self.dropped) <= DROPPED_LIMIT
         if self.committed is not None:
             assert self.committed.incarnation <= self.incarnation
-            assert all(step > self.committed.step for step in self.pending), "a commit supersedes what is older"
+            assert all(self._newer(step) for step in self.pending), "a commit supersedes what is older"
             if self.committed.losses <= self.committed.redundancy:
                 assert self.committed.complete, "up to `redundancy` losses leave the committed step whole"

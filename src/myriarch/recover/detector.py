@@ -1,10 +1,11 @@
 """Silence and stagnation: the failure detector.
 
-Facts come first: a closed socket, an exit, a kernel's word. This catches what gives no sign: a node that is stopped or cut off
-while its connection stays open, and a worker that neither progresses nor waits for another.
+Facts come first: a closed socket, an exit, a kernel's word. This catches what gives no sign: a node that is stopped or
+cut off while its connection stays open, and a worker that neither progresses nor waits for another.
 
 A worker that waits for others (in the bridge, in a collective, for a word from its agent) is never blamed: whoever it
-waits for is. So of a hung group the culprit is found and not its victims; and a worker that starts has the start's own limit.
+waits for is. So of a hung group the culprit is found and not its victims; and a worker that starts has the start's own
+limit.
 
 The detector itself may have been stopped, with its machine. Then everybody seems silent at once. A gap between its own
 calls is therefore taken off everybody's silence (as Cassandra's detector does with its "local pause").
@@ -28,7 +29,7 @@ STEPS_ALLOWED: Final = 3.0
 """A worker may stand still for so many times the slowest step seen."""
 
 _POLLS_PER_TIMEOUT: Final = 4
-"""How often the detector wants to be asked within one heartbeat time-out: finer than that, a gap is a pause of its own."""
+"""How often the detector wants to be asked within one heartbeat time-out; a longer gap is a pause of its own."""
 
 
 class _WorkerWatch(msgspec.Struct, kw_only=True):

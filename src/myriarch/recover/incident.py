@@ -1,8 +1,8 @@
 """One incident: what was found, and what it means.
 
-A death has many witnesses. The dead worker's peers fail in their collectives, and what a script raises then may look like an
-error of its own. Facts (a process or a node is gone, or hangs) are causes. A failed collective is a symptom: it waits a
-settling time for its cause. A script's own exception is a symptom, too, when somebody of its incarnation was lost by a
+A death has many witnesses. The dead worker's peers fail in their collectives, and what a script raises then may look
+like an error of its own. Facts (a process or a node is gone, or hangs) are causes. A failed collective is a symptom: it
+waits a settling time for its cause. A script's own exception is a symptom, too, when somebody of its incarnation was lost by a
 fact before it or within the settling time; when nobody was, it is the user's error, which no restart will cure.
 """
 

@@ -1,0 +1,261 @@
+"""What follows from the state, whatever event made it so: run to a fixed point after every event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from myriarch.control.finishing import finish, try_to_end
+from myriarch.control.losses import lose_node, lose_worker
+from myriarch.control.recovering import assign_groups, form, layouts_of, resolve
+from myriarch.control.saving import told
+from myriarch.control.state import State
+from myriarch.event.actions import AnyAction, HoldWorkers, Reason, StartSteps
+from myriarch.event.ids import GroupId
+
+PASSES_LIMIT: Final = 8
+"""Passes over the rules after one event. Each phase is entered at most once or twice: more would be a defect."""
+
+
+def advance(state: State, *, now_s: float) -> Iterator[AnyAction]:
+    """Apply the rules until none changes the phase."""
+    yield from _expire(state, now_s)
+    for _ in range(PASSES_LIMIT):
+        before = (state.course.phase, state.crew.incarnation, state.incident is None)
+        rule = _RULES.get(state.course.phase)
+        if rule is not None:
+            yield from rule(state, now_s)
+        if before == (state.course.phase, state.crew.incarnation, state.incident is None):
+            return
+    raise AssertionError(f"no rest after {PASSES_LIMIT} passes: phase {state.course.phase}")
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+def _expire(state: State, now_s: float) -> Iterator[AnyAction]:
+    """Limits that are over."""
+    grace_s = state.recovery.reconnect_grace_s
+    for node in state.members.overdue(now_s):
+        yield from lose_node(
+            state, node, f"its connection has been closed for {grace_s} s", fence=True, now_s=now_s
+        )  # fmt: skip
+    yield from told(state, state.drain.expire(now_s=now_s))
+    limit_s = state.course.limit_s
+    if limit_s is None or now_s < limit_s:
+        return
+    state.course.limit_s = None
+    if state.course.phase == "waiting":
+        yield from _start_late(state, now_s)
+    else:
+        _blame_late(state, now_s)
+
+
+def _start_late(state: State, now_s: float) -> Iterator[AnyAction]:
+    """Nodes are missing at the start: spares may stand in for them, else the run ends."""
+    assignment = assign_groups(state)
+    missing = [*assignment.missing, *(one.group for one in assignment.resized)]
+    if not missing:
+        absent = ", ".join(_designated(state, present=False))
+        text = f"{absent} did not join within {state.recovery.start_timeout_s} s: spares stand in"
+        yield from form(
+            state, assignment, choice="form", reason=Reason(text=text, numbers={}), incident=None, now_s=now_s
+        )
+        return
+    absent = ", ".join(_designated(state, present=False))
+    text = (
+        f"`{absent}` did not join within {state.recovery.start_timeout_s} s (`recovery.start_timeout_s`), "
+        f"and group {missing[0]} cannot start without"
+    )
+    yield from finish(state, "failed", text, detail=f"{text}; see the logs of those agents", now_s=now_s)
+
+
+def _blame_late(state: State, now_s: float) -> None:
+    """Workers that did not get where all others are count as lost."""
+    waits_for = "ready" if state.course.phase == "forming" else "held"
+    late = [key for key, worker in state.crew.workers.items() if worker.state not in (waits_for, "gone")]
+    for key in late:
+        lose_worker(state, key, f"not {waits_for} within the time limit", dead=False, now_s=now_s)
+    if not late:
+        state.fail("the snapshot that all stopped for was not safe within the time limit", now_s=now_s)
+
+
+# --- rules, one for each phase ---------------------------------------------------------------------------------------
+
+
+def _waiting(state: State, now_s: float) -> Iterator[AnyAction]:
+    if state.course.stop_why:
+        yield from finish(state, "interrupted", f"{state.course.stop_why}, before the first step", now_s=now_s)
+        return
+    if state.course.limit_s is None or _designated(state, present=False):
+        return
+    assignment = assign_groups(state)
+    nodes = sum(len(layout.nodes) for layout in assignment.layouts)
+    text = f"all {nodes} nodes of {len(assignment.layouts)} groups are there"
+    reason = Reason(text=text, numbers={"nodes": nodes, "groups": len(assignment.layouts)})
+    yield from form(state, assignment, choice="form", reason=reason, incident=None, now_s=now_s)
+
+
+def _forming(state: State, now_s: float) -> Iterator[AnyAction]:
+    if state.incident is not None:
+        yield from resolve(state, now_s=now_s)
+    elif state.course.stop_why:
+        yield from finish(state, "interrupted", f"{state.course.stop_why}, while workers started", now_s=now_s)
+    elif state.crew.unready == 0:
+        yield from _start_steps(state, now_s)
+
+
+def _running(state: State, now_s: float) -> Iterator[AnyAction]:
+    if state.incident is not None:
+        yield from resolve(state, now_s=now_s)
+    elif state.crew.all_held:
+        state.course.phase = "holding"
+    else:
+        why = _why_hold(state)
+        if why and not state.crew.finished:
+            state.course.phase = "holding"
+            state.course.limit_s = hold_limit_s(state, now_s)
+            yield HoldWorkers(
+                incarnation=state.crew.incarnation,
+                nodes=state.crew.nodes(),
+                reason=Reason(text=why, numbers={"step": state.progress.current}),
+            )
+
+
+def _holding(state: State, now_s: float) -> Iterator[AnyAction]:
+    if state.incident is not None:
+        yield from resolve(state, now_s=now_s)
+    elif state.crew.all_held:
+        yield from _all_held(state, now_s)
+
+
+def _blocked(state: State, now_s: float) -> Iterator[AnyAction]:
+    yield from resolve(state, now_s=now_s)
+
+
+def _finishing(state: State, now_s: float) -> Iterator[AnyAction]:
+    yield from try_to_end(state)
+
+
+_RULES: Final[dict[str, Callable[[State, float], Iterator[AnyAction]]]] = {
+    "waiting": _waiting,
+    "forming": _forming,
+    "running": _running,
+    "holding": _holding,
+    "blocked": _blocked,
+    "finishing": _finishing,
+}
+
+
+def hold_limit_s(state: State, now_s: float) -> float:
+    """Until when all have to have stopped, with a safe snapshot."""
+    return now_s + state.recovery.start_timeout_s + 3 * state.progress.slowest_step_s
+
+
+def _designated(state: State, *, present: bool) -> list[str]:
+    """The nodes that the groups start on, by the fleet file's numbering: those that are there, or those that miss."""
+    taken: dict[str, int] = {}
+    names: list[str] = []
+    for group in state.resolved.run.groups:
+        first = taken.get(group.pool, 0)
+        names += [f"{group.pool}-{index}" for index in range(first, first + group.nodes)]
+        taken[group.pool] = first + group.nodes
+    members = state.members
+    there = {str(name) for name in members.nodes if name not in members.offline}
+    return [name for name in names if (name in there) == present]
+
+
+def _start_steps(state: State, now_s: float) -> Iterator[AnyAction]:
+    """All workers are ready."""
+    crew, pace = state.crew, state.pace
+    digests = crew.digests()
+    if len(set(digests.values())) > 1:
+        seen = ", ".join(f"{group}: {digest}" for group, digest in digests.items())
+        state.fail(f"the groups' states of step {crew.step} differ ({seen})", now_s=now_s)
+        yield from state.snapshots.forget_committed("what was restored from it differs between groups")
+        return
+    shares = pace.shares(state.resolved, crew.layouts)
+    pace.set_intervals(state.resolved, shares)
+    assert pace.memory_every_steps is not None
+    assert pace.disk_every_steps is not None
+    crew.start(shares)
+    state.course.phase, state.course.limit_s = "running", None
+    split = ", ".join(f"{share.group}: {share.count}" for share in shares)
+    text = f"all {len(crew.workers)} workers are ready; sequences per step {split}; intervals: {pace.why}"
+    yield StartSteps(
+        incarnation=crew.incarnation,
+        start_step=crew.step,
+        nodes=crew.nodes(),
+        shares=shares,
+        endpoints=tuple(worker.endpoint for worker in crew.workers.values() if worker.endpoint is not None),
+        memory_every_steps=pace.memory_every_steps,
+        disk_every_steps=pace.disk_every_steps,
+        reason=Reason(text=text, numbers={"workers": len(crew.workers), "snapshot_s": round(pace.snapshot_s, 6)}),
+    )
+
+
+def _why_hold(state: State) -> str:
+    """Why all should stop together now; empty: they should not."""
+    if state.course.stop_why:
+        return f"the run is to stop: {state.course.stop_why}"
+    if state.snapshots.short:
+        return f"{state.snapshots.short} copies were lost with their nodes: they are placed anew"
+    if state.course.grown_version == state.members.version:
+        return ""
+    state.course.grown_version = state.members.version
+    if state.members.offline:
+        return ""
+    grown = _grown(state)
+    return f"nodes are there for {', '.join(grown)} to come back or to grow" if grown else ""
+
+
+def _grown(state: State) -> list[GroupId]:
+    """Groups that would be larger than they are, or there at all, if all were formed now."""
+    layouts = state.crew.layouts
+    if not state.absent and all(
+        layouts[GroupId(group.name)].world_size == group.mesh.devices for group in state.resolved.run.groups
+    ):
+        return []
+    after = layouts_of(assign_groups(state))
+    return [
+        group
+        for group, layout in after.items()
+        if group not in layouts or layout.world_size > layouts[group].world_size
+    ]
+
+
+def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
+    """Everybody stopped after the same step. Once its snapshot is safe, what they stopped for can be done."""
+    steps = sorted(state.crew.held_steps())
+    if len(steps) != 1:
+        state.fail(f"workers stopped after different steps: {steps[0]} and {steps[-1]}", now_s=now_s)
+        return
+    step = steps[0]
+    if step in state.snapshots.dropped:
+        state.fail(f"the snapshot of step {step} that all stopped for was dropped", now_s=now_s)
+        return
+    committed = state.snapshots.committed
+    if committed is None or committed.step < step:
+        return
+    if state.crew.finished:
+        text = f"all {state.resolved.run.steps} steps are done"
+        if state.absent:
+            text += f", the last ones without {', '.join(state.absent)}"
+        yield from finish(state, "degraded" if state.absent else "completed", text, now_s=now_s)
+    elif state.course.stop_why:
+        yield from finish(state, "interrupted", state.course.stop_why, now_s=now_s)
+    else:
+        grown = _grown(state)
+        text = (
+            f"{', '.join(grown)} is back, from the state of step {step}"
+            if grown
+            else f"copies are placed anew at step {step}"
+        )
+        yield from form(
+            state,
+            assign_groups(state),
+            choice="readmit_group" if grown else "form",
+            reason=Reason(text=text, numbers={"step": step}),
+            incident=None,
+            now_s=now_s,
+        )

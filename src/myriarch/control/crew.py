@@ -1,0 +1,169 @@
+"""The workers of the present incarnation: where they sit and how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from myriarch.event.actions import BridgeEndpoint, GroupShare
+from myriarch.event.events import WorkerHeld, WorkerReady
+from myriarch.event.ids import GroupId, Incarnation, NodeId, Step
+from myriarch.event.layout import GroupLayout, ShardKey, node_order
+
+WorkerState = Literal["launched", "forked", "ready", "stepping", "held", "gone"]
+"""`launched` -> `forked` -> `ready` -> `stepping` -> `held`, or `gone` at any time."""
+
+
+class Worker(msgspec.Struct, kw_only=True):
+    """One worker."""
+
+    node: NodeId
+    device_index: int
+    state: WorkerState = "launched"
+    pid: int | None = None
+    dead: bool = False
+    """Its process is known to be gone; a worker can be given up while its process still is there."""
+    lived: bool = False
+    """Its process was ready once, in this incarnation or an earlier one: it can be told to rejoin."""
+    endpoint: BridgeEndpoint | None = None
+    digest: str = ""
+    held_step: Step | None = None
+
+
+class Crew(msgspec.Struct, kw_only=True):
+    """The groups of the present incarnation and their workers."""
+
+    incarnation: Incarnation = Incarnation(0)
+    step: Step = Step(0)
+    """The step that the incarnation goes on from."""
+    layouts: dict[GroupId, GroupLayout] = {}
+    """Groups of the present incarnation, in the order of the run file."""
+    last: dict[GroupId, GroupLayout] = {}
+    """How each group lay when it was last formed, those included that are missing now."""
+    workers: dict[ShardKey, Worker] = {}
+    """Exactly the seats of `layouts`."""
+    on_node: dict[NodeId, list[ShardKey]] = {}
+    unready: int = 0
+    """Workers in `launched` or `forked`, or gone before they were ready."""
+    held: int = 0
+    """Workers in `held`."""
+    finished: bool = False
+    """Some worker held because the run's last step is done."""
+    shares: tuple[GroupShare, ...] = ()
+    """Of the present incarnation, once it steps."""
+
+    def begin(
+        self, incarnation: Incarnation, *, step: Step, layouts: Iterable[GroupLayout], kept: Iterable[GroupId]
+    ) -> None:  # fmt: skip
+        """A new incarnation. Workers of `kept` groups are the same processes."""
+        old, stay = self.workers, set(kept)
+        self.incarnation, self.step = incarnation, step
+        self.layouts = {layout.group: layout for layout in layouts}
+        self.last = {**self.last, **self.layouts}
+        self.workers, self.on_node = {}, {}
+        for layout in self.layouts.values():
+            for key, node in layout.seats():
+                worker = Worker(node=node, device_index=layout.device_of(key[1]))
+                if layout.group in stay:
+                    worker.pid, worker.lived, worker.state = old[key].pid, True, "forked"
+                self.workers[key] = worker
+                self.on_node.setdefault(node, []).append(key)
+        self.unready, self.held, self.finished, self.shares = len(self.workers), 0, False, ()
+
+    def forked(self, key: ShardKey, pid: int) -> None:
+        """Its process is there."""
+        worker = self.workers[key]
+        worker.pid = pid
+        if worker.state == "launched":
+            worker.state = "forked"
+
+    def ready(self, event: WorkerReady) -> None:
+        """It has its model, its group and its state."""
+        worker = self.workers[event.group, event.rank]
+        if worker.state not in ("launched", "forked"):
+            return
+        worker.state, worker.lived, worker.digest = "ready", True, event.digest
+        worker.endpoint = BridgeEndpoint(
+            group=event.group, rank=event.rank, host=event.bridge_host, port=event.bridge_port
+        )
+        self.unready -= 1
+
+    def start(self, shares: tuple[GroupShare, ...]) -> None:
+        """All are ready: they step."""
+        self.shares = shares
+        for worker in self.workers.values():
+            if worker.state == "ready":
+                worker.state = "stepping"
+
+    def hold(self, event: WorkerHeld) -> None:
+        """It stopped between steps."""
+        worker = self.workers[event.group, event.rank]
+        if worker.state != "stepping":
+            return
+        worker.state, worker.held_step = "held", event.step
+        self.held += 1
+        self.finished |= event.finished
+
+    def lose(self, key: ShardKey, *, dead: bool) -> bool:
+        """It does no more work, and with `dead` its process is gone. False when it was lost already."""
+        worker = self.workers[key]
+        worker.dead |= dead
+        if worker.state == "gone":
+            return False
+        self.held -= worker.state == "held"
+        worker.state = "gone"
+        return True
+
+    @property
+    def all_held(self) -> bool:
+        """Whether everybody stopped between steps."""
+        return bool(self.workers) and self.held == len(self.workers)
+
+    def held_steps(self) -> set[Step]:
+        """Steps that workers stopped after: one, if all is well."""
+        return {worker.held_step for worker in self.workers.values() if worker.held_step is not None}
+
+    def whole(self, layout: GroupLayout) -> bool:
+        """Whether the group lies as it did and every process of it lives and can be told to rejoin."""
+        return self.layouts.get(layout.group) == layout and all(
+            worker.lived and worker.state != "gone" for key in layout.shard_keys() for worker in [self.workers[key]]
+        )
+
+    def alive_of(self, group: GroupId) -> Iterator[tuple[NodeId, ShardKey]]:
+        """Workers of a group of the present incarnation whose processes are not known to be gone."""
+        layout = self.layouts.get(group)
+        if layout is not None:
+            for key, node in layout.seats():
+                if not self.workers[key].dead:
+                    yield node, key
+
+    def nodes(self) -> tuple[NodeId, ...]:
+        """Nodes that have workers."""
+        return tuple(sorted(self.on_node, key=node_order))
+
+    def digests(self) -> dict[GroupId, str]:
+        """Sum of each group's digests, in hex; groups that did not all give one are left out."""
+        sums: dict[GroupId, str] = {}
+        for group, layout in self.layouts.items():
+            parts = [self.workers[key].digest for key in layout.shard_keys()]
+            if all(parts):
+                sums[group] = f"{sum(int(part, 16) for part in parts) % (1 << 64):016x}"
+        return sums
+
+    def check(self) -> None:
+        """Invariants."""
+        seats = [key for layout in self.layouts.values() for key in layout.shard_keys()]
+        assert list(self.workers) == seats, "workers are exactly the seats of the layouts"
+        places = [(worker.node, worker.device_index) for worker in self.workers.values()]
+        assert len(set(places)) == len(places), "a device is in one place"
+        for key, worker in self.workers.items():
+            assert key in self.on_node[worker.node]
+            assert (worker.held_step is not None) >= (worker.state == "held")
+            assert worker.endpoint is not None or worker.state in ("launched", "forked", "gone")
+        assert self.held == sum(worker.state == "held" for worker in self.workers.values())
+        early = sum(worker.state in ("launched", "forked") for worker in self.workers.values())
+        assert early <= self.unready <= len(self.workers), "who is not ready is counted"
+        for layout in self.layouts.values():
+            assert len(set(layout.nodes)) == len(layout.nodes), "a node has one place in a group"

@@ -1,0 +1,48 @@
+"""Ending the run: the newest committed snapshot goes to disk, and then it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from myriarch.checkpoint.restore import complete_copy
+from myriarch.control.saving import told
+from myriarch.control.state import Ending, Outcome, State
+from myriarch.event.actions import AnyAction, EndRun, Reason
+from myriarch.event.ids import Step
+
+
+def finish(state: State, outcome: Outcome, text: str, *, detail: str = "", now_s: float) -> Iterator[AnyAction]:
+    """Begin to end. Whatever the outcome, what is committed in memory is made durable first: nothing is lost."""
+    committed = state.snapshots.committed
+    step = state.durable_step
+    state.course.phase, state.course.limit_s = "finishing", None
+    if committed is not None and committed.step > step and complete_copy(committed) is not None:
+        step = committed.step
+        state.course.ending = Ending(outcome=outcome, step=step, text=text, detail=detail)
+        yield from told(state, state.drain.start(committed, final=True, now_s=now_s))
+    state.course.ending = Ending(outcome=outcome, step=step, text=text, detail=detail)
+
+
+def try_to_end(state: State) -> Iterator[AnyAction]:
+    """End, once nothing is being written any more."""
+    ending = state.course.ending
+    if state.course.phase != "finishing" or ending is None or state.drain.busy:
+        return
+    outcome, detail = ending.outcome, ending.detail
+    if ending.step > state.durable_step:
+        if outcome in ("completed", "degraded") and state.incident is not None and state.incident.nodes:
+            # Nodes died with the last snapshot while it was being written: do the lost steps again.
+            state.course.ending, state.course.phase = None, "running"
+            return
+        if outcome not in ("failed", "user_error"):
+            outcome, detail = "failed", state.drain.failed
+    newest = state.drain.newest
+    end = EndRun(
+        outcome=outcome,
+        step=state.durable_step if outcome in ("failed", "user_error") else Step(ending.step),
+        detail=detail,
+        checkpoint=newest.path if newest is not None else "",
+        reason=Reason(text=ending.text, numbers={"durable_step": state.durable_step}),
+    )
+    state.course.phase, state.course.end = "ended", end
+    yield end

@@ -47,6 +47,8 @@ EPOCH_NS = 1_790_000_000 * NS_PER_S
 MODEL = Model(name="tiny", layers=1, width=8, heads=1, context_tokens=10)
 TOKENS = 100
 """Of one step, all groups."""
+Seat = tuple[str, str, int]
+"""`(node, group, rank)`."""
 WHY = Reason(text="because the story says so")
 
 
@@ -132,9 +134,7 @@ class Story:
                 LogMembership(reason=WHY, node=NodeId(node), pool=where, role=role),
             )  # fmt: skip
 
-    def launch(
-        self, seconds: float, incarnation: int, seats: Sequence[tuple[str, str, int]], *, rejoin: bool = False
-    ) -> None:
+    def launch(self, seconds: float, incarnation: int, seats: Sequence[Seat], *, rejoin: bool = False) -> None:
         for node, group, rank in seats:
             plan = WorkerPlan(
                 group=GroupId(group), rank=Rank(rank), world_size=len([s for s in seats if s[1] == group]),
@@ -144,12 +144,16 @@ class Story:
             kind = RejoinWorkers if rejoin else LaunchWorkers
             self.at(seconds, kind(reason=WHY, node=NodeId(node), workers=(plan,), peers=()))
 
-    def fork(self, seconds: float, incarnation: int, seats: Sequence[tuple[str, str, int]]) -> None:
+    def fork(self, seconds: float, incarnation: int, seats: Sequence[Seat]) -> None:
         for node, group, rank in seats:
             self.at(
                 seconds,
                 WorkerForked(
-                    node=NodeId(node), group=GroupId(group), rank=Rank(rank), incarnation=Incarnation(incarnation), pid=1
+                    node=NodeId(node),
+                    group=GroupId(group),
+                    rank=Rank(rank),
+                    incarnation=Incarnation(incarnation),
+                    pid=1,
                 ),
             )
 
@@ -157,7 +161,7 @@ class Story:
         self,
         seconds: float,
         incarnation: int,
-        seat: tuple[str, str, int],
+        seat: Seat,
         *phases: tuple[Leaf, float, float],
         rate: float | None = None,
     ) -> None:
@@ -207,7 +211,7 @@ class Story:
     def exited(self, seconds: float, node: str) -> None:
         self.at(seconds, NodeExited(node=NodeId(node), boot=f"boot-{node}", detail="killed by SIGKILL"))
 
-    def worker_exited(self, seconds: float, seat: tuple[str, str, int], incarnation: int, cause: Any = "signal") -> None:
+    def worker_exited(self, seconds: float, seat: Seat, incarnation: int, cause: Any = "signal") -> None:
         node, group, rank = seat
         self.at(
             seconds,
@@ -221,7 +225,7 @@ class Story:
         where = PoolId(node.rpartition("-")[0])
         self.at(seconds, LogMembership(reason=WHY, node=NodeId(node), pool=where, role="lost"))
 
-    def held(self, seconds: float, seat: tuple[str, str, int], incarnation: int, step: int) -> None:
+    def held(self, seconds: float, seat: Seat, incarnation: int, step: int) -> None:
         node, group, rank = seat
         self.at(
             seconds,
@@ -246,7 +250,9 @@ class Story:
         self.ready(0, 1, seats[0])
         self.start(0, 1, 0, ["p"])
 
-    def solo_steps(self, start: float, first: int, count: int, *, duration: float = 10.0, incarnation: int = 1) -> float:
+    def solo_steps(
+        self, start: float, first: int, count: int, *, duration: float = 10.0, incarnation: int = 1
+    ) -> float:
         """So many steps in a row; returns when the last one ended."""
         for step in range(first, first + count):
             end = start + duration
@@ -264,8 +270,13 @@ def node_lost() -> Story:
              3  workers forked                52  the engine says so      95  the last drain is done
              6  incarnation 1 steps           53  decision
     """
-    story = Story(pool("fast", nodes=2, spares=1, rate=1000.0), pool("slow", nodes=1, rate=500.0))
-    fast0, fast1, fast2, slow0 = ("fast-0", "fast", 0), ("fast-1", "fast", 1), ("fast-2", "fast", 1), ("slow-0", "slow", 0)
+    story = Story(pool("fast", nodes=2, spares=1, rate=100_000.0), pool("slow", nodes=1, rate=50_000.0))
+    fast0, fast1, fast2, slow0 = (
+        ("fast-0", "fast", 0),
+        ("fast-1", "fast", 1),
+        ("fast-2", "fast", 1),
+        ("slow-0", "slow", 0),
+    )
     story.join(2, **{"fast-0": "active", "fast-1": "active", "fast-2": "spare", "slow-0": "active"})
     story.decide(2, "form", 1, groups=("fast", "slow"))
     story.launch(2, 1, [fast0, fast1, slow0])
@@ -316,6 +327,16 @@ def story() -> Callable[..., Story]:
 @pytest.fixture
 def story_of_a_lost_node() -> Story:
     return node_lost()
+
+
+@pytest.fixture(scope="session")
+def lost_node_records() -> tuple[Record, ...]:
+    return tuple(node_lost().records)
+
+
+@pytest.fixture(scope="session")
+def lost_node_spans() -> tuple[Span, ...]:
+    return tuple(node_lost().spans)
 
 
 @pytest.fixture

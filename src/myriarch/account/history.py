@@ -61,6 +61,8 @@ class History(Value, frozen=True, kw_only=True):
     end_ns: int
     end: EndRun | None
     """None: the run goes on, or nobody lived to say that it ended."""
+    running: bool
+    """The run goes on, and `end_ns` is the present."""
     devices: tuple[Device, ...]
     claims: dict[DeviceId, tuple[Claim, ...]]
     facts: Facts
@@ -83,8 +85,9 @@ class History(Value, frozen=True, kw_only=True):
             )
         end = next((what for _, what in timeline if isinstance(what, EndRun)), None)
         start_ns, last_ns = timeline[0][0], timeline[-1][0]
-        stop_ns = last_ns if end is not None or end_ns is None else max(end_ns, start_ns)
-        return _assemble(started, timeline, spans, start_ns=start_ns, end_ns=stop_ns, end=end)
+        running = end is None and end_ns is not None
+        stop_ns = max(end_ns, start_ns) if end_ns is not None and running else last_ns
+        return _assemble(started, timeline, spans, start_ns=start_ns, end_ns=stop_ns, end=end, running=running)
 
     @classmethod
     def not_started(cls, resolved: ResolvedRun) -> History:
@@ -95,6 +98,7 @@ class History(Value, frozen=True, kw_only=True):
             start_ns=0,
             end_ns=0,
             end=None,
+            running=False,
             devices=fleet_devices(resolved.fleet),
             claims={},
             facts=Facts(),
@@ -129,6 +133,7 @@ def _assemble(
     start_ns: int,
     end_ns: int,
     end: EndRun | None,
+    running: bool,
 ) -> History:
     devices = fleet_devices(started.resolved.fleet)
     nodes = {device.id: device.node for device in devices}
@@ -145,6 +150,7 @@ def _assemble(
         start_ns=start_ns,
         end_ns=end_ns,
         end=end,
+        running=running,
         devices=devices,
         claims={
             device.id: (

@@ -310,10 +310,12 @@ class _Reader:
             fault_ns, evidence = min(first.fault_ns, detected_ns), first.evidence
         else:
             fault_ns, evidence = self._fault(troubles, places, detected_ns, decided_ns)
+        # A closed connection is noticed first; the exit that follows says what it was.
+        told = sorted(troubles, key=lambda trouble: not trouble.certain)
         names = [f"node {node}" for node in nodes] + [f"worker {group}/{rank}" for group, rank in workers]
         return Incident(
             number=number,
-            what=troubles[0].text if troubles else ", ".join(names) or "no device was lost",
+            what=told[0].text if told else ", ".join(names) or "no device was lost",
             lost_nodes=nodes,
             lost_workers=workers,
             fault_ns=fault_ns,

@@ -89,7 +89,7 @@ class RunReport(Value, frozen=True, kw_only=True):
     name: str
     run_id: str
     outcome: str
-    """`EndRun.outcome`, or `running` while nobody has said that it ended."""
+    """`EndRun.outcome`; without one `running`, `unfinished` (killed before it could say so) or `not_started`."""
     detail: str
     start_ns: int
     end_ns: int
@@ -202,7 +202,7 @@ def build_report(
 ) -> Report:
     """Account for a run.
 
-    `files`: where its files lie. `emulation`: by pool, how devices were made slower. Both are passed on as they are.
+    `files`: where its files lie. `emulation`: by node, how devices were made slower. Both are passed on as they are.
     """
     ledger = build_ledger(history)
     rates = peaks(history)
@@ -241,10 +241,16 @@ def _run(history: History) -> RunReport:
         if history.lineage.fate(fact.completed.incarnation, fact.step) != "lost"
     ]
     end = history.end
+    if end is not None:
+        outcome: str = end.outcome
+    elif history.running:
+        outcome = "running"
+    else:
+        outcome = "unfinished" if history.run_id else "not_started"
     return RunReport(
         name=history.resolved.run.name,
         run_id=history.run_id,
-        outcome=end.outcome if end is not None else "running" if history.run_id else "not_started",
+        outcome=outcome,
         detail=end.detail if end is not None else "",
         start_ns=history.start_ns,
         end_ns=history.end_ns,
@@ -331,13 +337,19 @@ def _pools(
             devices=(pool.nodes + pool.spares) * pool.devices_per_node,
             peak=rates[name],
             emulated_cpu_fraction=pool.emulate.cpu_fraction if pool.emulate is not None else None,
-            emulation=emulation.get(pool.name, ""),
+            emulation=_emulation(history, name, emulation),
             capacity_device_ns=account.capacity_device_ns,
             leaves=account.leaves,
             tokens=tokens,
             compute=compute_of(account, rates[name], flops_each * tokens),
         )
     return reports
+
+
+def _emulation(history: History, pool: PoolId, emulation: Mapping[str, str]) -> str:
+    """What the pool's nodes say; usually all say the same."""
+    told = {emulation.get(device.node, ""): None for device in history.devices if device.pool == pool}
+    return "; ".join(text for text in told if text)
 
 
 def _work(history: History, work: KeptWork, per_token: float, model_flops: float) -> WorkReport:

@@ -1,0 +1,324 @@
+"""`myriarch report [RUN]`: where every device-second of a run went.
+
+Reads the run's journal and ledger as they lie there, be the run going on, ended or killed: a torn last line is what a
+writer was at, not damage. The table is drawn from the same report that `--json` prints.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from myriarch.account import History, Report, build_report, first_to_fix
+from myriarch.account.report import IncidentReport
+from myriarch.cli.report_words import LEVELS, Language, advice, choose_language, leaf_name, term
+from myriarch.errors import EXIT_OK, EnvironmentFault, IntegrityError
+from myriarch.event.journal import Record, scan
+from myriarch.event.spans import LEVEL_OF, Leaf, Level, Span
+from myriarch.run.directory import Attempt, Contact, find_attempt, read_json
+from myriarch.run.ledger_store import read_spans
+from myriarch.run.procfs import is_alive
+from myriarch.units import NS_PER_S, format_rate, format_s
+
+BAR_CELLS: Final = 36
+"""Width of a waterfall's bar."""
+SPARK_CELLS: Final = 40
+"""Width of the loss curve."""
+WIDTH_WITHOUT_TERMINAL: Final = 110
+"""Columns of a report that goes into a file or a pipe."""
+INCIDENTS_SHOWN: Final = 20
+"""Of more, the newest; `--json` has them all."""
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+_DOWN: Final[tuple[Level, ...]] = ("unusable", "unscheduled", "start", "fault", "save", "user", "unknown", "step")
+"""From capacity down to what was useful."""
+
+
+def report(run: str | None = "", *, json_output: bool = False, lang: str = "") -> int:
+    """Print the report of `run`: a run's name, the folder of a run or of one launch; nothing: the newest.
+
+    `lang`: `en` or `zh`, for people only. Raises UsageError when there is no such run, IntegrityError when its journal
+    is damaged before its end.
+    """
+    made = read_report(find_attempt(run or ""))
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
+    else:
+        show(made, language=choose_language(lang))
+    return EXIT_OK
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_report(attempt: Attempt) -> Report:
+    """The report of one launch as its files are now."""
+    records = read_journal(attempt.journal)
+    files = {"folder": attempt.path, "journal": attempt.journal, "ledger": attempt.ledger, "logs": attempt.logs}
+    shown = {name: str(path) for name, path in files.items() if path.exists()}
+    if not records:
+        return build_report(History.not_started(attempt.resolved()), files=shown)
+    spans, damage = _spans(attempt.ledger)
+    now_ns = time.time_ns() if _controller_lives(attempt) else None
+    history = History.from_records(records, spans, end_ns=now_ns)
+    checkpoint = history.end.checkpoint if history.end is not None else ""
+    if checkpoint := checkpoint or history.facts.snapshots.last_durable_path:
+        shown["checkpoint"] = checkpoint
+    made = build_report(history, files=shown, emulation=_emulation(attempt))
+    return msgspec.structs.replace(made, notes=(*made.notes, damage)) if damage else made
+
+
+def read_journal(path: Path) -> Sequence[Record]:
+    """All intact records. Raises EnvironmentFault for an unreadable journal, IntegrityError for a damaged one."""
+    try:
+        return scan(path.read_bytes()).records
+    except OSError as error:
+        raise EnvironmentFault(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _spans(path: Path) -> tuple[Sequence[Span], str]:
+    """The workers' spans; without them, why not. The journal alone makes a coarser report, not a wrong one."""
+    try:
+        return read_spans(path), ""
+    except IntegrityError as error:
+        return (), f"{error}; the report rests on the journal alone"
+
+
+def _controller_lives(attempt: Attempt) -> bool:
+    """Whether the run goes on: it has not said how it ended, and its controller's process is there."""
+    if attempt.outcome.exists() or not attempt.contact.exists():
+        return False
+    try:
+        return is_alive(read_json(attempt.contact, Contact).pid)
+    except EnvironmentFault:
+        return False
+
+
+def _emulation(attempt: Attempt) -> dict[str, str]:
+    """By node: how its devices were made slower."""
+    try:
+        return read_json(attempt.emulation, dict[str, str])
+    except EnvironmentFault:
+        return {}
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+
+def show(made: Report, *, language: Language = "en", console: Console | None = None) -> None:
+    """Draw the report for people."""
+    if console is None:
+        width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
+        console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    if isinstance(console.file, io.TextIOWrapper) and not _draws(console):
+        console.file.reconfigure(errors="replace")  # a reason may quote anything; a `?` is better than no report
+    _headline(console, made, language)
+    _waterfall(console, made, language)
+    _pools(console, made, language)
+    _incidents(console, made, language)
+    _work(console, made, language)
+    _fix(console, made, language)
+    for warning in made.warnings:
+        console.print(f"{term('warning', language)}: {warning}", style="yellow")
+    for note in made.notes:
+        console.print(f"{term('note', language)}: {note}", style="dim")
+    for name, path in made.files.items():
+        console.print(f"{name}: {path}", style="dim", soft_wrap=True)
+
+
+def _headline(console: Console, made: Report, language: Language) -> None:
+    run = made.run
+    console.print(
+        f"{run.name}: {run.outcome}, {term('steps', language)} {run.steps_done}/{run.steps_wanted}, "
+        f"{run.devices} {term('devices', language)}, {format_s(run.duration_s)}",
+        style="bold",
+    )
+    if run.detail:
+        console.print(run.detail)
+    console.print()
+    console.print(f"{term('effective', language)}: {_percent(made.effective, language)}", style="bold")
+    table = Table.grid(padding=(0, 2))
+    for name in ("availability", "scheduling", "fault_handling", "compute"):
+        value: float | None = getattr(made.factors, name)
+        means = term(f"{name}_means", language)
+        table.add_row(
+            "  " + term(name, language), _percent(value, language), _bar(console, 0.0, value or 0.0, cells=20), means
+        )
+    console.print(table)
+    console.print()
+
+
+def _waterfall(console: Console, made: Report, language: Language) -> None:
+    capacity_ns = made.capacity_device_ns
+    if not capacity_ns:
+        return
+    table = Table(title=term("where", language), title_justify="left", box=None, padding=(0, 1), title_style="bold")
+    table.add_column(term("level", language), style="dim")
+    table.add_column(term("leaf", language))
+    table.add_column(term("device_time", language), justify="right")
+    table.add_column(term("share", language), justify="right")
+    table.add_column("")
+    table.add_row("", term("capacity", language), format_s(capacity_ns / NS_PER_S), "100.0 %", _bar(console, 0.0, 1.0))
+    left_ns = capacity_ns
+    previous: Level | None = None
+    for leaf in _downwards(made):
+        ns = made.leaves[leaf]
+        level = LEVEL_OF[leaf]
+        table.add_row(
+            LEVELS[level][language] if level != previous else "",
+            leaf_name(leaf, language),
+            format_s(ns / NS_PER_S),
+            f"{100 * ns / capacity_ns:.1f} %",
+            _bar(console, (left_ns - ns) / capacity_ns, left_ns / capacity_ns),
+            "" if (gain := gains.get(leaf)) is None else f"+{100 * gain:.1f}",
+            style="green" if leaf == "useful_compute" else "",
+        )
+        left_ns -= ns
+        previous = level
+    console.print(table)
+    console.print()
+
+
+def _downwards(made: Report) -> Iterator[Leaf]:
+    """The leaves that cost something, level by level, what was useful last."""
+    for level in _DOWN:
+        for leaf, ns in made.leaves.items():
+            if ns and LEVEL_OF[leaf] == level and leaf != "useful_compute":
+                yield leaf
+    if made.leaves["useful_compute"]:
+        yield "useful_compute"
+
+
+def _pools(console: Console, made: Report, language: Language) -> None:
+    table = Table(box=None, padding=(0, 1))
+    for name in ("pool", "chip", "devices", "peak", "tokens"):
+        table.add_column(term(name, language), justify="left" if name in ("pool", "chip") else "right")
+    table.add_column("MFU", justify="right")
+    table.add_column(term("emulated", language))
+    for pool, facts in made.pools.items():
+        rate = facts.peak.rate_flops_per_s
+        emulation = facts.emulation
+        if not emulation and facts.emulated_cpu_fraction is not None:
+            emulation = f"{facts.emulated_cpu_fraction:.0%}"
+        table.add_row(
+            pool,
+            facts.chip,
+            str(facts.devices),
+            term("unknown", language) if rate is None else f"{format_rate(rate, 'FLOP/s')} ({facts.peak.source})",
+            f"{facts.tokens:,}",
+            _percent(facts.compute, language),
+            emulation,
+        )
+    console.print(table)
+    console.print()
+
+
+def _incidents(console: Console, made: Report, language: Language) -> None:
+    if not made.incidents:
+        console.print(term("no_incidents", language))
+        console.print()
+        return
+    table = Table(title=term("incidents", language), title_justify="left", box=None, padding=(0, 1), title_style="bold")
+    table.add_column(term("fault", language), overflow="fold")
+    for name in ("at", "detected", "decided", "restored", "first_step", "lost_steps"):
+        table.add_column(term(name, language), justify="right")
+    shown = made.incidents[-INCIDENTS_SHOWN:]
+    for incident in shown:
+        table.add_row(
+            f"{incident.fault} [{term('evidence_' + incident.evidence, language)}]",
+            format_s(incident.fault_at_s),
+            *(
+                _seconds(value)
+                for value in (incident.detected_s, incident.decided_s, incident.restored_s, incident.first_step_s)
+            ),
+            "-" if incident.lost_steps is None else str(incident.lost_steps),
+        )
+    console.print(table)
+    for incident in shown:
+        lines = [f"{term('split', language)}: {_split(incident)}", f"{term('why', language)}: {incident.reason}"]
+        console.print(Padding("\n".join(lines), (0, 0, 0, 3)), style="dim")
+    if len(shown) < len(made.incidents):
+        console.print(f"... {len(made.incidents) - len(shown)} more: --json", style="dim")
+    console.print()
+
+
+def _split(incident: IncidentReport) -> str:
+    values = msgspec.structs.asdict(incident.split)
+    parts = [f"{name.removesuffix('_s').replace('_', ' ')} {_seconds(value)}" for name, value in values.items()]
+    return " · ".join(parts)
+
+
+def _work(console: Console, made: Report, language: Language) -> None:
+    work, snapshots = made.work, made.snapshots
+    rate = "-" if work.tokens_per_s is None else f"{work.tokens_per_s:,.0f}/s"
+    stepping = "" if work.tokens_per_s_stepping is None else f" ({work.tokens_per_s_stepping:,.0f}/s in steps)"
+    console.print(
+        f"{term('steps', language)}: {work.steps_kept:,}, {term('lost', language)} {work.steps_lost}, "
+        f"{term('provisional', language)} {work.steps_provisional} · "
+        f"{term('tokens', language)}: {work.tokens:,}, {rate}{stepping}"
+    )
+    if made.loss.first is not None and made.loss.last is not None:
+        curve = _spark(console, [loss for _, loss in made.loss.curve])
+        console.print(f"{term('loss', language)}: {made.loss.first:.4f} {curve} {made.loss.last:.4f}")
+    console.print(
+        f"{term('snapshots', language)}: {snapshots.committed} {term('committed', language)}, "
+        f"{snapshots.skipped} {term('skipped', language)}, {snapshots.drained} {term('drained', language)}"
+    )
+    console.print()
+
+
+def _fix(console: Console, made: Report, language: Language) -> None:
+    fix = first_to_fix(made)
+    head = term("fix", language)
+    if fix is None:
+        console.print(f"{head}: {term('nothing_to_fix', language)}")
+        return
+    text = f"{head}: {leaf_name(fix.leaf, language)} ({100 * fix.share:.1f} %)"
+    if fix.effective is not None:
+        text += f"; {term('would_be', language)} {_percent(fix.effective, language)}"
+    hint = advice(fix.leaf, language)
+    console.print(f"{text}. {hint}" if hint else text, style="bold")
+
+
+# --- small parts -----------------------------------------------------------------------------------------------------
+
+
+def _percent(value: float | None, language: Language) -> str:
+    return term("unknown", language) if value is None else f"{100 * value:.1f} %"
+
+
+def _seconds(value: float | None) -> str:
+    """Not happened is `-`, never zero."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _bar(console: Console, start: float, end: float, *, cells: int = BAR_CELLS) -> str:
+    """A bar from `start` to `end`, both shares of its whole width; what is not nothing is at least one cell."""
+    first, last = round(min(start, 1.0) * cells), round(min(end, 1.0) * cells)
+    if end > start and first == last:
+        first, last = (first - 1, last) if first == cells else (first, last + 1)
+    block = "█" if _draws(console) else "#"
+    return " " * first + block * (last - first)
+
+
+def _spark(console: Console, values: Sequence[float]) -> str:
+    if not _draws(console) or len(values) < 2:
+        return "->"
+    step = max(1, -(-len(values) // SPARK_CELLS))
+    means = [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
+    low, high = min(means), max(means)
+    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_SPARKS[round((mean - low) * scale)] for mean in means)
+
+
+def _draws(console: Console) -> bool:
+    """Whether the terminal's encoding has block characters."""
+    return console.encoding.lower().startswith("utf")

@@ -166,6 +166,8 @@ def _waterfall(console: Console, made: Report, language: Language) -> None:
     table.add_column(term("device_time", language), justify="right")
     table.add_column(term("share", language), justify="right")
     table.add_column("")
+    table.add_column(term("gain", language), justify="right")
+    gains = {fix.leaf: fix.gain for fix in made.fixes}
     table.add_row("", term("capacity", language), format_s(capacity_ns / NS_PER_S), "100.0 %", _bar(console, 0.0, 1.0))
     left_ns = capacity_ns
     previous: Level | None = None

@@ -1,0 +1,55 @@
+"""`myriarch train RUN`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from myriarch.cli.files import load_run
+from myriarch.errors import EXIT_DEGRADED, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UserScriptError
+from myriarch.run.launcher import Ended, run_training
+
+EXIT_OF_OUTCOME: Final = {
+    "completed": EXIT_OK,
+    "degraded": EXIT_DEGRADED,
+    "interrupted": EXIT_INTERRUPTED,
+    "failed": EXIT_FAILED,
+    "user_error": EXIT_FAILED,
+}
+
+
+def train(run_file: str | Path, *, fresh: bool) -> int:
+    """Train, print the report, say where the files are. Returns the exit code."""
+    ended = run_training(load_run(Path(run_file)), fresh=fresh)
+    if ended.outcome.outcome == "user_error":
+        raise UserScriptError(
+            f"the training script raised at step {ended.outcome.step}; it was not started again",
+            traceback=ended.outcome.detail,
+            hint=f"its output is in {ended.attempt.logs}",
+        )
+    _report(ended)
+    _tell(ended)
+    return EXIT_OF_OUTCOME[ended.outcome.outcome]
+
+
+def _report(ended: Ended) -> None:
+    if not ended.attempt.journal.exists():
+        return
+    from myriarch.cli.report import report
+
+    report(str(ended.attempt.path), json_output=False)
+
+
+def _tell(ended: Ended) -> None:
+    """The end in words, on stderr: stdout is the report's."""
+    outcome, attempt = ended.outcome, ended.attempt
+    lines = [
+        f"{outcome.outcome} at step {outcome.step}" + (f": {why}" if (why := outcome.detail or outcome.reason) else "")
+    ]
+    if outcome.checkpoint:
+        lines.append(f"checkpoint  {outcome.checkpoint}")
+    lines += [f"journal     {attempt.journal}", f"ledger      {attempt.ledger}", f"logs        {attempt.logs}"]
+    if outcome.outcome in ("interrupted", "failed"):
+        lines.append("the same command goes on from the newest checkpoint; --fresh starts over")
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,374 @@
+"""The controller: `python -m myriarch.run.controller <attempt folder> <port>`.
+
+One per run. It listens on one TLS port, keeps journal and ledger, and lets `Control` decide. Its journal is its state:
+killed at any moment and started again with the same folder, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import uvicorn
+
+from myriarch.errors import EXIT_FAILED, EXIT_OK, EnvironmentFault, MyriarchError, UsageError, WireError
+from myriarch.event.actions import EndRun
+from myriarch.event.events import FaultInjected, NodeExited, RunStarted, StopRequested
+from myriarch.event.ids import GroupId, NodeId, Rank
+from myriarch.run import sweep
+from myriarch.run.decider import Decider
+from myriarch.run.directory import Attempt, Contact, Outcome, read_json, write_json
+from myriarch.run.identity import read_token
+from myriarch.run.journal_file import JournalFile
+from myriarch.run.ledger_writer import LedgerWriter
+from myriarch.run.messages import (
+    Beat,
+    FromAgent,
+    Hello,
+    Inflict,
+    Inflicted,
+    Report,
+    Reports,
+)
+from myriarch.run.owner import Owner
+from myriarch.run.resume import newest_checkpoint
+from myriarch.run.server import (
+    HELLO_TIMEOUT_S,
+    WEBSOCKET_LIMIT_BYTES,
+    AgentConnection,
+    ChaosOrder,
+    Exited,
+    StopOrder,
+    build_app,
+)
+
+log = logging.getLogger("myriarch.controller")
+
+ADDRESS: Final = "127.0.0.1"
+RESTART_GRACE_S: Final = 5.0
+"""After a restart, for the nodes that were online to come back: they try fifty times a second."""
+FAREWELL_S: Final = 6.0
+"""After the end, for the agents to report their last and leave."""
+INFLICT_TIMEOUT_S: Final = 2.0
+"""For an agent's answer to an order of chaos. A node that is to be killed or stopped gives none."""
+INFLICT_SELF_DELAY_S: Final = 0.05
+"""For the answer to leave before the controller itself is hit."""
+BACKLOG: Final = 1024
+
+
+class Watcher:
+    """One who is shown the state."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.orders: list[bytes] = []
+
+
+class Controller:
+    """The routes' backend. `run` it once."""
+
+    def __init__(self, attempt: Attempt, decider: Decider, ledger: LedgerWriter) -> None:
+        self.attempt = attempt
+        self.launch = attempt.places()
+        self._decider = decider
+        self._ledger = ledger
+        self._emulation: dict[str, str] = {}
+        self._inflicting: dict[int, asyncio.Future[Inflicted]] = {}
+        self._inflicted = 0
+        self._watchers: set[Watcher] = set()
+
+    # --- HTTP ---
+
+    def state(self) -> bytes:
+        shown: dict[str, Any] = msgspec.to_builtins(self._decider.view())
+        shown["run_id"] = self.launch.run_id
+        shown["emulation"] = self._emulation
+        return msgspec.json.encode(shown)
+
+    def stop(self, order: StopOrder) -> None:
+        self._decider.take(StopRequested(why=order.why))
+
+    def exited(self, exited: Exited) -> None:
+        box = self._decider.outboxes.get(NodeId(exited.node))
+        if box is None:
+            raise UsageError(f"`{exited.node}` is no node of this run")
+        # A fenced agent goes on under `<boot>.1`: it is the same process, which has ended.
+        boot = box.boot if box.boot.split(".")[0] == exited.boot else exited.boot
+        self._decider.take(NodeExited(node=NodeId(exited.node), boot=boot, detail=exited.detail))
+
+    async def chaos(self, order: ChaosOrder) -> str:
+        if order.action not in ("kill", "stop", "slow", "resume"):
+            raise UsageError(f"`{order.action}` is no fault", hint="use kill, stop, slow or resume")
+        if order.action == "slow" and not 0 < (order.factor or 0.0) <= 1:
+            raise UsageError(f"slow needs the share of speed that is left, not {order.factor}", hint="--factor 0.5")
+        node, worker = self._target(order.target)
+        if order.target == "controller":
+            return self._inflict_self(order)
+        self._note(order, (node,))
+        if order.action == "resume" and worker is None:
+            for watcher in self._watchers:
+                watcher.orders.append(msgspec.json.encode({"resume": node}))
+                watcher.changed.set()
+        error = await self._send(node, worker, order)
+        if error:
+            raise UsageError(error)
+        return f"{order.action} {order.target} on {node}"
+
+    def _target(self, target: str) -> tuple[NodeId, tuple[GroupId, Rank] | None]:
+        workers = {f"{group}/{rank}": key for key in self._decider.workers for group, rank in (key,)}
+        if target in workers:
+            return self._decider.workers[workers[target]], workers[target]
+        if target in self._decider.outboxes or target == "controller":
+            return NodeId(target), None
+        known = ["controller", *self._decider.outboxes, *workers]
+        close = difflib.get_close_matches(target, known, 1)
+        hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}"
+        raise UsageError(f"`{target}` is no node and no worker of this run", hint=hint)
+
+    def _note(self, order: ChaosOrder, nodes: tuple[NodeId, ...]) -> None:
+        """Into the journal before it hits: that is the instant of the fault."""
+        detail = "" if order.factor is None else f"factor {order.factor:g}"
+        self._decider.take(
+            FaultInjected(action=cast(Any, order.action), target=order.target, nodes=nodes, detail=detail)
+        )
+
+    def _inflict_self(self, order: ChaosOrder) -> str:
+        number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}.get(order.action)
+        if number is None:
+            raise UsageError(f"the controller cannot be hit by {order.action}", hint="use kill or stop")
+        self._note(order, ())
+        asyncio.get_running_loop().call_later(INFLICT_SELF_DELAY_S, os.kill, os.getpid(), number)
+        return f"{order.action} controller"
+
+    async def _send(self, node: NodeId, worker: tuple[GroupId, Rank] | None, order: ChaosOrder) -> str:
+        """Why it could not be done, or empty."""
+        connection = self._decider.outboxes[node].connection
+        if connection is None:
+            return "" if order.action == "resume" else f"{node} is not connected"
+        self._inflicted += 1
+        answer: asyncio.Future[Inflicted] = asyncio.get_running_loop().create_future()
+        self._inflicting[self._inflicted] = answer
+        connection.send(Inflict(id=self._inflicted, action=cast(Any, order.action), worker=worker, factor=order.factor))
+        if worker is None and order.action != "slow":
+            self._inflicting.pop(self._inflicted)
+            return ""  # it is dead, or stopped, or the engine wakes it
+        try:
+            async with asyncio.timeout(INFLICT_TIMEOUT_S):
+                return (await answer).error
+        except TimeoutError:
+            return f"{node} did not answer within {INFLICT_TIMEOUT_S:g} s"
+        finally:
+            self._inflicting.pop(self._inflicted, None)
+
+    # --- agents ---
+
+    def hello(self, hello: Hello, connection: AgentConnection) -> None:
+        node = hello.joined.node
+        try:
+            place = self.launch.place(node)
+        except KeyError:
+            raise WireError(f"`{node}` is no node of this run") from None
+        if hello.run_id != self.launch.run_id or hello.joined.pool != place.pool:
+            raise WireError(f"{node} is of run {hello.run_id}, pool {hello.joined.pool}; not of this one")
+        box = self._decider.outboxes[node]
+        for report in hello.reports:
+            if report.event is not None and hello.joined.boot == box.boot:
+                self._decider.take_again(report.event)
+        connection.node = node
+        log.info("%s has connected (boot %s)", node, hello.joined.boot)
+        self._decider.connect(hello.joined, connection, done_seq=hello.done_seq)
+        self._keep(hello.reports, connection)
+        if self._emulation.get(node, "") != hello.emulation:
+            self._emulation[node] = hello.emulation
+            write_json(self.attempt.emulation, self._emulation)
+
+    async def message(self, message: FromAgent, connection: AgentConnection) -> None:
+        match message:
+            case Reports():
+                for report in message.reports:
+                    if report.event is not None:
+                        self._check_speaker(report, connection)
+                        self._decider.take(report.event)
+                self._keep(message.reports, connection)
+            case Beat():
+                if message.heartbeat.node != connection.node:
+                    raise WireError(f"{connection.node} sends a heartbeat of {message.heartbeat.node}")
+                self._decider.outboxes[message.heartbeat.node].done(message.done_seq)
+                self._decider.observe_beat(message.heartbeat)
+            case Inflicted():
+                answer = self._inflicting.get(message.id)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case Hello():
+                raise WireError("a second Hello")
+
+    def _check_speaker(self, report: Report, connection: AgentConnection) -> None:
+        """A node speaks for itself alone."""
+        node = getattr(report.event, "node", connection.node)
+        if node != connection.node:
+            raise WireError(f"{connection.node} reports {type(report.event).__name__} of {node}")
+
+    def _keep(self, reports: tuple[Report, ...], connection: AgentConnection) -> None:
+        """The rest of the reports, and `Taken` when all of them are safe."""
+        if reports:
+            self._ledger.put(reports, connection)
+
+    def gone(self, connection: AgentConnection, detail: str) -> None:
+        log.info("%s has disconnected: %s", connection.node, detail)
+        self._decider.disconnect(NodeId(connection.node), connection, detail)
+
+    # --- watchers ---
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[Watcher]:
+        watcher = Watcher()
+        self._watchers.add(watcher)
+        self._decider.watchers.add(watcher.changed)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+            self._decider.watchers.discard(watcher.changed)
+
+    # --- the end ---
+
+    async def farewell(self) -> None:
+        """Wait for the end of the run, write it down, see the agents off."""
+        await self._decider.ended.wait()
+        end = cast(EndRun, self._decider.end)
+        log.info("the run ends: %s", end.outcome)
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                while any(box.connection is not None for box in self._decider.outboxes.values()):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            log.warning("some agents have not left within %g s", FAREWELL_S)
+        await self._ledger.flushed()
+        outcome = Outcome(
+            outcome=end.outcome, step=end.step, detail=end.detail, checkpoint=end.checkpoint, reason=end.reason.text
+        )
+        write_json(self.attempt.outcome, outcome)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: this process's end is the owner's and the run's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(port: int) -> socket.socket:
+    """Listen on the loopback address. EnvironmentFault when the port is taken."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((ADDRESS, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise EnvironmentFault(
+            f"the controller cannot listen on {ADDRESS}:{port}: {error.strerror}",
+            hint=f"see who has it (`ss -ltnp 'sport = :{port}'`) and end it; a new launch takes another port",
+        ) from error
+    return listener
+
+
+async def serve(attempt: Attempt, port: int) -> None:
+    """Until the run has ended or the owner is gone."""
+    launch, resolved = attempt.places(), attempt.resolved()
+    nodes = tuple(place.node for place in launch.nodes)
+    if attempt.contact.exists():
+        port = int(read_json(attempt.contact, Contact).url.rsplit(":", 1)[1])
+    with JournalFile(attempt.journal) as journal, bind(port) as listener, Owner.from_environment() as owner:
+        decider = Decider(journal, nodes=nodes, recovery=resolved.run.recovery)
+        restarted = bool(journal.records)
+        if restarted:
+            decider.replay()
+            log.info("replayed %d journal records; %d torn bytes cut", len(journal.records), journal.cut_bytes)
+        else:
+            found = newest_checkpoint(Path(launch.checkpoints), resolved)
+            decider.take(
+                RunStarted(
+                    run_id=launch.run_id, resolved=resolved, resume_step=found.step if found else None,
+                    resume_path=found.path if found else "", resume_digest=found.digest if found else "",
+                )
+            )  # fmt: skip
+        async with LedgerWriter(attempt.ledger, validations=attempt.validations) as ledger:
+            controller = Controller(attempt, decider, ledger)
+            server = _Server(_server_config(attempt, controller))
+            gone = asyncio.Event()
+            owner.call_when_gone(gone.set)
+            tasks = [
+                asyncio.create_task(server.serve(sockets=[listener]), name="server"),
+                asyncio.create_task(decider.watch_deadlines(), name="deadlines"),
+                asyncio.create_task(controller.farewell(), name="farewell"),
+                asyncio.create_task(gone.wait(), name="owner"),
+            ]
+            if restarted:
+                asyncio.get_running_loop().call_later(RESTART_GRACE_S, decider.missing_after_restart)
+            write_json(
+                attempt.contact,
+                Contact(url=f"https://{ADDRESS}:{listener.getsockname()[1]}", pid=os.getpid()),
+                mode=0o600,
+            )
+            await _until_over(tasks)
+            server.should_exit = server.force_exit = True
+            for task in tasks[1:]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_over(tasks: list[asyncio.Task[Any]]) -> None:
+    """Until the farewell is done or the owner is gone; any other task that ends has failed."""
+    pending = set(tasks)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        if any(task.get_name() in ("farewell", "owner", "server") for task in done):
+            return
+
+
+def _server_config(attempt: Attempt, controller: Controller) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(controller, token=read_token(attempt)),
+        ssl_keyfile=str(attempt.key), ssl_certfile=str(attempt.certificate), log_config=None, access_log=False,
+        loop="asyncio", http="h11", ws="websockets-sansio", ws_max_size=WEBSOCKET_LIMIT_BYTES, ws_ping_interval=None,
+        ws_per_message_deflate=False, lifespan="off", timeout_graceful_shutdown=1,
+        timeout_keep_alive=int(HELLO_TIMEOUT_S), server_header=False, date_header=False,
+    )  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of the process."""
+    attempt = Attempt(Path(arguments[0]))
+    logging.basicConfig(
+        filename=attempt.logs / "controller.log", level=logging.INFO,
+        format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s", datefmt="%H:%M:%S",
+    )  # fmt: skip
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shm = Path(attempt.places().shm_directory)
+    try:
+        asyncio.run(serve(attempt, int(arguments[1])))
+    except MyriarchError as error:
+        log.critical("%s", error)
+        print(f"controller: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return EXIT_FAILED
+    finally:
+        sweep.leave(shm)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -97,6 +98,14 @@ def test_a_misspelt_run_file_gets_a_suggestion(myriarch: Command, tmp_path: Path
     done = myriarch("train", "rnu.yaml")
     assert done.returncode == 2
     assert "did you mean" in done.stderr
+
+
+def test_a_terminal_that_knows_only_ascii_gets_no_traceback() -> None:
+    code = "import sys; from myriarch.cli import main; sys.argv = ['myriarch', 'schema', 'run']; sys.exit(main())"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

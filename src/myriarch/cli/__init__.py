@@ -6,6 +6,7 @@ What is asked for most often, the overview, must come at once: it is drawn here 
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Final
 
@@ -41,6 +42,8 @@ def overview() -> str:
 
 def main() -> int:
     """The command `myriarch`. Returns its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without our characters shows others, not a traceback
     arguments = sys.argv[1:]
     if not arguments:
         print(overview(), file=sys.stderr)

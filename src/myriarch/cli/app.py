@@ -82,11 +82,12 @@ def report(
     ] = "",
     *,
     json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema report`.")] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
 ) -> int:
     """Where every device-second of a run went: the four factors, the waterfall of leaves, the incidents."""
     from myriarch.cli import report as module
 
-    return module.report(run, json_output=json_output)
+    return module.report(run, json_output=json_output, lang=lang)
 
 
 @verb

@@ -92,14 +92,10 @@ def test_a_step_is_provisional_until_the_run_goes_on_from_it(story: Callable[...
 
 
 def test_a_failed_run_keeps_what_is_durable(story: Callable[..., Story], solo_pool: object) -> None:
-    from myriarch.event.events import SnapshotDrained
-    from myriarch.event.ids import Incarnation, Step
-
     run = story(solo_pool)
     run.solo()
     run.solo_steps(0, 0, 10)
-    run.at(100, SnapshotDrained(step=Step(6), incarnation=Incarnation(1), path="step-6"))
-    run.end(100, 10, "failed")
+    run.end(100, 6, "failed")
     assert build_ledger(run.history()).total.leaves == {
         "useful_compute": 60 * NS_PER_S,
         "lost_work": 40 * NS_PER_S,
@@ -210,3 +206,58 @@ def test_what_is_wrong_with_spans_is_counted(story: Callable[..., Story], solo_p
     intake = history.intake
     assert (intake.taken, intake.clipped, intake.negative, intake.foreign, intake.duplicates) == (4, 1, 1, 1, 1)
     assert seconds(history, "p-0") == {"useful_compute": 30}
+
+
+def test_a_worker_waits_for_the_way_back_and_the_journal_knows_which_part(story_of_a_lost_node: Story) -> None:
+    """A worker that is stuck calls its time `detect` until it rejoins, and `restart` until the go."""
+    story = story_of_a_lost_node
+    told = seconds(story.history(), "slow-0")
+    story.span("slow-0", 55, 57, "detect", incarnation=1)
+    story.span("slow-0", 58, 60, "restart", incarnation=2)
+    story.span("slow-0", 90, 95, "host_sync", incarnation=2)  # between the last step and the end: the last drain
+    assert seconds(story.history(), "slow-0") == told
+
+
+def test_a_group_that_is_taken_back_pays_restart_and_is_no_incident(
+    story: Callable[..., Story], make_pool: Callable[..., object]
+) -> None:
+    run = story(make_pool("fast", nodes=1), make_pool("slow", nodes=1))
+    fast, slow = ("fast-0", "fast", 0), ("slow-0", "slow", 0)
+    run.join(0, **{"fast-0": "waiting", "slow-0": "waiting"})
+    run.decide(0, "form", 1, groups=("fast", "slow"))
+    run.launch(0, 1, [fast, slow])
+    run.start(0, 1, 0, ["fast", "slow"])
+    run.kill(10, "slow-0")
+    run.exited(10, "slow-0")
+    run.lost(10, "slow-0")
+    run.decide(10, "degrade", 2, groups=("fast",), to_step=0, lost_nodes=("slow-0",))
+    run.launch(10, 2, [fast], rejoin=True)
+    run.start(11, 2, 0, ["fast"])
+    run.span("fast-0", 11, 20, "useful_compute", step=0, incarnation=2)
+    run.join(15, **{"slow-0": "spare"})
+    run.held(20, fast, 2, 1)
+    run.decide(22, "readmit_group", 3, incident=0, groups=("fast", "slow"), to_step=1)
+    run.launch(22, 3, [slow])
+    run.launch(22, 3, [fast], rejoin=True)
+    run.start(24, 3, 1, ["fast", "slow"])
+    for node in ("fast-0", "slow-0"):
+        run.span(node, 24, 30, "useful_compute", step=1, incarnation=3)
+    history = run.history(end=30)
+    assert seconds(history, "slow-0") == {
+        "lost_work": 10, "repair": 5, "degraded": 7, "restart": 2, "useful_compute": 6,
+    }  # fmt: skip
+    assert seconds(history, "fast-0") == {
+        "lost_work": 10, "restart": 1 + 2, "checkpoint_stall": 2, "useful_compute": 9 + 6,
+    }  # fmt: skip
+    assert [incident.choices for incident in build_report(history).incidents] == [("degrade",)]
+
+
+def test_a_spare_is_one_from_the_beginning(story: Callable[..., Story], make_pool: Callable[..., object]) -> None:
+    """Nodes join as `waiting`; who is a spare is known when the groups are formed."""
+    run = story(make_pool("p", nodes=1, spares=1))
+    run.join(1, **{"p-0": "waiting", "p-1": "waiting"})
+    run.launch(2, 1, [("p-0", "p", 0)])
+    run.join(2, **{"p-0": "active", "p-1": "spare"})
+    history = run.history(end=5)
+    assert seconds(history, "p-1") == {"idle_reserved_spare": 5}
+    assert seconds(history, "p-0") == {"queue_to_start": 5}

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from myriarch.account.facts import Entry
-from myriarch.account.incidents import HALTING, Faults, Incident
+from myriarch.account.incidents import HALTING, Decision, Faults, Incident
 from myriarch.account.paint import Claim, Layer
 from myriarch.event.actions import (
+    Decide,
     LaunchWorkers,
     LogMembership,
     RejoinWorkers,
@@ -82,14 +83,16 @@ class _Walk:
             self._by_node.setdefault(device.node, []).append(device)
         self._roles: dict[NodeId, str] = {}
         self._first_roles: dict[NodeId, str] = {}
+        """What each node was first taken for: a spare is one from the run's beginning."""
         for _, what in timeline:
-            if isinstance(what, LogMembership):
+            if isinstance(what, LogMembership) and what.role in ("active", "spare"):
                 self._first_roles.setdefault(what.node, what.role)
         self._workers: dict[tuple[GroupId, Rank], _Device] = {}
         self._first: Incarnation | None = None
         """The incarnation that the run began with."""
         self._formed = False
-        self._stepping: frozenset[GroupId] = frozenset()
+        self._groups: frozenset[GroupId] = frozenset()
+        """Groups that the present or coming incarnation is made of."""
         self._refresh(self._devices.values(), start_ns)
 
     def take(self, at_ns: int, what: object) -> None:
@@ -101,9 +104,11 @@ class _Walk:
             case LogMembership(node=node, role=role):
                 self._roles[node] = role
                 for device in self._by_node.get(node, ()):
-                    if role in ("lost", "fenced", "spare"):
-                        device.stage = "none"
+                    if role in ("lost", "fenced", "spare") and device.stage != "none":
+                        device.stage = "benched"
                 self._refresh(self._by_node.get(node, ()), at_ns)
+            case Decide(groups=groups) if groups:
+                self._groups = frozenset(groups)
             case LaunchWorkers(node=node, workers=plans) | RejoinWorkers(node=node, workers=plans):
                 self._roles[node] = "active"
                 for plan in plans:
@@ -151,7 +156,7 @@ class _Walk:
 
     def _start(self, start: StartSteps, at_ns: int) -> None:
         self._formed = True
-        self._stepping = frozenset(share.group for share in start.shares)
+        self._groups = frozenset(share.group for share in start.shares)
         for device in self._devices.values():
             if device.stage != "none":
                 device.stage = "stepping" if device.incarnation == start.incarnation else "benched"
@@ -165,12 +170,12 @@ class _Walk:
     def _leaf(self, device: _Device) -> Leaf | None:
         """What an otherwise unexplained nanosecond of the device is, as things stand."""
         role = self._roles.get(device.node)
-        if role is None and self._first_roles.get(device.node) == "spare":
-            return "idle_reserved_spare"
-        if role == "spare":
-            return "idle_reserved_spare"
         if role in ("lost", "fenced"):
             return "repair"
+        if device.stage == "benched" and device.group not in self._groups:
+            return "degraded"
+        if role == "spare" or (device.stage == "none" and self._first_roles.get(device.node) == "spare"):
+            return "idle_reserved_spare"
         again = self._first is not None and device.incarnation > self._first
         match device.stage:
             case "none":
@@ -184,7 +189,7 @@ class _Walk:
             case "held":
                 return "checkpoint_stall"
             case "benched":
-                return "idle_fragmented" if device.group in self._stepping else "degraded"
+                return "idle_waiting_gang" if role == "waiting" else "idle_fragmented"
             case "stepping" | "gone":
                 return None
 
@@ -205,8 +210,19 @@ def incident_claims(faults: Faults, timeline: Sequence[Entry], *, end_ns: int) -
     A later incident outranks an earlier one that is not over: what is waited for then is the answer to the later.
     """
     starts = [(at_ns, what.incarnation) for at_ns, what in timeline if isinstance(what, StartSteps)]
-    turns = sorted(d.at_ns for i in faults.incidents for d in i.decisions if d.starts or d.choice in HALTING)
-    claims: list[Claim] = []
+    turns = sorted(
+        decision.at_ns
+        for decision in (*(d for i in faults.incidents for d in i.decisions), *faults.planned)
+        if decision.starts or decision.choice in HALTING
+    )
+
+    def until_ns(decision: Decision) -> int:
+        """When something else is decided, or the run steps again."""
+        later = [turn for turn in turns if turn > decision.at_ns]
+        later += [at for at, incarnation in starts if at >= decision.at_ns and incarnation >= decision.incarnation]
+        return min(later, default=end_ns)
+
+    claims = [_claim(d.at_ns, until_ns(d), "restart", 0) for d in faults.planned]
     for order, incident in enumerate(faults.incidents, start=1):
         if not incident.interrupts:
             continue
@@ -217,10 +233,7 @@ def incident_claims(faults: Faults, timeline: Sequence[Entry], *, end_ns: int) -
         for decision in incident.decisions:
             if not decision.starts and decision.choice not in HALTING:
                 continue
-            later = [turn for turn in turns if turn > decision.at_ns]
-            later += [at for at, incarnation in starts if at >= decision.at_ns and incarnation >= decision.incarnation]
-            until_ns = min(later, default=end_ns)
-            claims.append(_claim(decision.at_ns, until_ns, _leaf_of(decision.choice), order))
+            claims.append(_claim(decision.at_ns, until_ns(decision), _leaf_of(decision.choice), order))
         claims += _way_back(incident, order, end_ns)
     return tuple(claims)
 

@@ -112,6 +112,11 @@ def devices_of_groups(facts: Facts) -> dict[tuple[GroupId, Incarnation], tuple[D
     return {key: tuple(found) for key, found in devices.items()}
 
 
+def first_incarnation(facts: Facts) -> Incarnation:
+    """The one that the run began with: what is started in a later one is started again."""
+    return min((plan.incarnation for _, plan in facts.plans), default=Incarnation(1))
+
+
 def gather(timeline: Sequence[Entry]) -> Facts:
     """Read the facts off a journal; one pass."""
     steps: dict[tuple[GroupId, Incarnation, Step], StepFact] = {}

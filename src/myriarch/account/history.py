@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from myriarch.account.context import Context, contexts, incident_claims, restart_leaf
-from myriarch.account.facts import Entry, Facts, StepFact, devices_of_groups, gather, timeline_of
+from myriarch.account.facts import Entry, Facts, StepFact, devices_of_groups, first_incarnation, gather, timeline_of
 from myriarch.account.incidents import Faults, LastSpan, find_faults
 from myriarch.account.lineage import Lineage, lineage_of
 from myriarch.account.paint import Claim, Layer
@@ -27,6 +27,8 @@ from myriarch.units import NS_PER_S
 
 _WAITS: frozenset[Leaf] = frozenset({"exposed_comm", "pipeline_bubble", "straggler_wait", "data_stall", "host_sync"})
 """Leaves of a step in which the device waits for something: after a fault it waits for the way back instead."""
+_GUESSES: frozenset[Leaf] = frozenset({"detect", "diagnose", "replace", "restart"})
+"""What a worker calls its time when it waits for the way back. The journal knows which part of the way it was."""
 
 
 class Device(Value, frozen=True, kw_only=True):
@@ -144,6 +146,11 @@ def _assemble(
     journal_claims = _journal_claims(devices, context, faults, timeline, end_ns)
     counted = _counted(facts, measured)
     cuts = _cuts(faults, end_ns)
+    first = first_incarnation(facts)
+    claims = {device.id: (*counted.get(device.id, ()), *journal_claims[device.id]) for device in devices}
+    for device, own in measured.items():
+        told = (claim for span in own for claim in _claims_of(span, cuts, again=(span.incarnation or 0) > first))
+        claims[device] = (*told, *claims[device])
     return History(
         run_id=started.run_id,
         resolved=started.resolved,
@@ -152,14 +159,7 @@ def _assemble(
         end=end,
         running=running,
         devices=devices,
-        claims={
-            device.id: (
-                *(claim for span in measured.get(device.id, ()) for claim in _claims_of(span, cuts)),
-                *counted.get(device.id, ()),
-                *journal_claims[device.id],
-            )
-            for device in devices
-        },
+        claims=claims,
         facts=facts,
         lineage=lineage_of(timeline),
         faults=faults,
@@ -193,7 +193,7 @@ def _measured(
             reported.add(span)
             clipped += span.start_ns < start_ns or span.end_ns > end_ns
     begun = [(at_ns, what.incarnation) for at_ns, what in timeline if isinstance(what, StartSteps)]
-    first = min((plan.incarnation for _, plan in facts.plans), default=Incarnation(1))
+    first = first_incarnation(facts)
     by_device: dict[DeviceId, list[Span]] = {}
     for span in reported.union(span for span in facts.phases if span.device in nodes):
         if span.end_ns <= start_ns or span.start_ns >= end_ns:
@@ -202,13 +202,12 @@ def _measured(
         if incarnation is None:
             index = bisect_right(begun, span.start_ns, key=lambda entry: entry[0])
             incarnation = begun[index - 1][1] if index else first
-        again = incarnation > first
         by_device.setdefault(span.device, []).append(
             Span(
                 device=span.device,
                 start_ns=max(span.start_ns, start_ns),
                 end_ns=min(span.end_ns, end_ns),
-                leaf=restart_leaf(span.leaf) if again else span.leaf,
+                leaf=span.leaf,
                 group=span.group,
                 incarnation=incarnation,
                 step=span.step,
@@ -257,16 +256,18 @@ def _cuts(faults: Faults, end_ns: int) -> list[_Cut]:
     ]
 
 
-def _claims_of(span: Span, cuts: Sequence[_Cut]) -> list[Claim]:
-    """A span's claims: itself, or what cuts leave of it.
+def _claims_of(span: Span, cuts: Sequence[_Cut], *, again: bool) -> list[Claim]:
+    """A span's claims: itself, or what cuts leave of it. `again`: not of the run's first incarnation.
 
     A worker that waits in a collective for somebody who has died would call all that time communication. From the
     fault on it is part of the incident.
     """
     pieces = [(span.start_ns, span.end_ns)]
-    if span.leaf in _WAITS:
+    span_incarnation = span.incarnation or 0
+    waits, guesses = span.leaf in _WAITS, span.leaf in _GUESSES
+    if waits or guesses:
         for from_ns, to_ns, incarnation in cuts:
-            if incarnation is None or (span.incarnation or 0) < incarnation:
+            if incarnation is None or span_incarnation < incarnation + guesses:
                 pieces = [
                     piece
                     for start, end in pieces
@@ -277,9 +278,9 @@ def _claims_of(span: Span, cuts: Sequence[_Cut]) -> list[Claim]:
         Claim(
             start_ns=start,
             end_ns=end,
-            leaf=span.leaf,
-            layer=Layer.MEASURED,
-            incarnation=span.incarnation or 0,
+            leaf=restart_leaf(span.leaf) if again else span.leaf,
+            layer=Layer.HINT if waits and span.step is None else Layer.MEASURED,
+            incarnation=span_incarnation,
             step=span.step,
         )
         for start, end in pieces

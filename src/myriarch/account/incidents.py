@@ -108,6 +108,8 @@ class Faults(Value, frozen=True, kw_only=True):
 
     incidents: tuple[Incident, ...] = ()
     losses: tuple[Loss, ...] = ()
+    planned: tuple[Decision, ...] = ()
+    """Later formations that answer no fault: a group that was missing is taken back."""
 
 
 class _Trouble(Value, frozen=True, kw_only=True):
@@ -155,6 +157,7 @@ class _Reader:
         self._losses_open: dict[NodeId, Loss] = {}
         self._losses: list[Loss] = []
         self._incidents: dict[int, Incident] = {}
+        self._planned: list[Decision] = []
         self._forks: dict[Worker, int] = {}
         self._last_step_ns = -1
 
@@ -202,7 +205,11 @@ class _Reader:
             nodes = tuple(dict.fromkeys(t.node for t in open_troubles if t.worker is None))
             workers = tuple(dict.fromkeys(t.worker for t in open_troubles if t.worker is not None))
             incidents.append(self._begin(0, open_troubles, nodes, workers, open_troubles[0].at_ns))
-        return Faults(incidents=tuple(incidents), losses=(*self._losses, *self._losses_open.values()))
+        return Faults(
+            incidents=tuple(incidents),
+            losses=(*self._losses, *self._losses_open.values()),
+            planned=tuple(self._planned),
+        )
 
     # --- nodes and workers ---
 
@@ -264,16 +271,6 @@ class _Reader:
         self._incarnation = max(self._incarnation, decide.incarnation)
         for node in decide.lost_nodes:
             self._lose(node, at_ns)
-        if decide.choice == "form" and decide.incident not in self._incidents:
-            return
-        if decide.incident not in self._incidents:
-            lost_at = {self._places.get(worker) for worker in decide.lost_workers} | set(decide.lost_nodes)
-            answered = [t for t in self._troubles if t.node in lost_at or t.worker in decide.lost_workers]
-            self._incidents[decide.incident] = self._begin(
-                decide.incident, answered or self._troubles, decide.lost_nodes, decide.lost_workers, at_ns
-            )
-        # A decision answers everything that was known when it was made.
-        self._troubles = []
         decision = Decision(
             at_ns=at_ns,
             choice=decide.choice,
@@ -281,6 +278,23 @@ class _Reader:
             reason=decide.reason.text,
             starts=starts,
         )
+        if decide.choice in ("form", "readmit_group") and decide.incident not in self._incidents:
+            if decide.choice != "form":
+                self._planned.append(decision)
+            return
+        if decide.incident not in self._incidents:
+            lost_at = {self._places.get(worker) for worker in decide.lost_workers} | set(decide.lost_nodes)
+            answered = [t for t in self._troubles if t.node in lost_at or t.worker in decide.lost_workers]
+            self._incidents[decide.incident] = self._begin(
+                decide.incident,
+                answered or self._troubles,
+                decide.lost_nodes,
+                decide.lost_workers,
+                at_ns,
+                otherwise=decide.reason.text,
+            )
+        # A decision answers everything that was known when it was made.
+        self._troubles = []
         incident = self._incidents[decide.incident]
         lost_steps = incident.lost_steps
         if starts and decide.to_step is not None:
@@ -301,6 +315,8 @@ class _Reader:
         nodes: tuple[NodeId, ...],
         workers: tuple[Worker, ...],
         decided_ns: int,
+        *,
+        otherwise: str = "no device was lost",
     ) -> Incident:
         detected_ns = min((t.at_ns for t in troubles), default=decided_ns)
         places = {self._places[worker] for worker in workers if worker in self._places} | set(nodes)
@@ -315,7 +331,7 @@ class _Reader:
         names = [f"node {node}" for node in nodes] + [f"worker {group}/{rank}" for group, rank in workers]
         return Incident(
             number=number,
-            what=told[0].text if told else ", ".join(names) or "no device was lost",
+            what=told[0].text if told else ", ".join(names) or otherwise,
             lost_nodes=nodes,
             lost_workers=workers,
             fault_ns=fault_ns,

@@ -13,7 +13,6 @@ from typing import Literal
 
 from myriarch.event.actions import Decide, EndRun, StartSteps
 from myriarch.event.base import Value
-from myriarch.event.events import RunStarted, SnapshotDrained
 from myriarch.event.ids import Incarnation, Step
 
 Fate = Literal["kept", "lost", "provisional"]
@@ -43,24 +42,20 @@ def lineage_of(timeline: Sequence[tuple[int, object]]) -> Lineage:
     `StartSteps` says from which step an incarnation really went on. The newest incarnation may be on its way still:
     then its `Decide` says so. An incarnation that never started took nothing away from anybody, and is left out.
 
-    A run that ended well kept what `EndRun` says. One that failed kept what is durable: memory dies with the fleet.
+    The run keeps what `EndRun` says. For one that failed that is its newest durable checkpoint: memory dies with the
+    fleet.
     """
     starts: dict[Incarnation, Step] = {}
     decided: tuple[Incarnation, Step] | None = None
-    durable = Step(0)
     kept: Step | None = None
     for _, what in timeline:
         match what:
-            case RunStarted(resume_step=step) if step is not None:
-                durable = step
-            case SnapshotDrained(step=step):
-                durable = max(durable, step)
             case StartSteps(incarnation=incarnation, start_step=step):
                 starts[incarnation] = step
             case Decide(incarnation=incarnation, to_step=step) if step is not None:
                 decided = (incarnation, step)
-            case EndRun(outcome=outcome, step=step):
-                kept = durable if outcome in ("failed", "user_error") else step
+            case EndRun(step=step):
+                kept = step
             case _:
                 pass
     if decided is not None and decided[0] > max(starts, default=Incarnation(0)):

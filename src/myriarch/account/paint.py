@@ -33,15 +33,17 @@ class Layer(IntEnum):
     """Whose word it is. The higher wins."""
 
     NOBODY = 0
-    CONTEXT = 1
+    HINT = 1
+    """A worker's wait that belongs to no step: it does not know what it waits for. The journal may."""
+    CONTEXT = 2
     """The journal: waiting for the first incarnation, spare, held for the last drain."""
-    INCIDENT = 2
+    INCIDENT = 3
     """The journal: the present phase of an incident, for devices that it keeps waiting."""
-    COUNTED = 3
+    COUNTED = 4
     """A `StepCompleted` of the device's group, for a worker whose own spans never arrived (it was killed)."""
-    MEASURED = 4
+    MEASURED = 5
     """The worker's own spans, and its phases from fork to readiness."""
-    LOST = 5
+    LOST = 6
     """The device's node is gone."""
 
 

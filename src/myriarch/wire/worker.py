@@ -11,7 +11,7 @@ from typing import Literal
 from myriarch.event.actions import BridgeEndpoint, GroupShare, WorkerPlan
 from myriarch.event.base import Value
 from myriarch.event.events import Phase
-from myriarch.event.ids import GroupId, Incarnation, Rank, Step
+from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step
 from myriarch.event.spans import Span
 from myriarch.spec.run import ResolvedRun
 
@@ -126,6 +126,8 @@ class Begin(Message, frozen=True, kw_only=True):
     """For each shard of the plan's restore, in order: the slot in this node's memory that holds it."""
     beacon_path: str
     beacon_index: int
+    node: NodeId = NodeId("")
+    """The node's name: the worker's spans are of one of its devices."""
 
 
 class Slots(Message, frozen=True, kw_only=True):

@@ -1,0 +1,53 @@
+"""State from a checkpoint of any layout, through DCP."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.storage import StorageReader
+
+from myriarch.arena.manifest import verify
+from myriarch.errors import IntegrityError
+from myriarch.train.dcp import MemoryReader
+from myriarch.train.state import Leaf
+
+OWN_PREFIX: Final = "myriarch."
+"""Entries of the session itself, of one rank each: restored where they are found, else left as they are."""
+
+
+def load_from_slots(paths: tuple[str, ...], leaves: Mapping[str, Leaf]) -> dict[str, Any]:
+    """Restore tensors in place from all shards of one group's copy. Returns the values."""
+    reader = MemoryReader(paths)
+    try:
+        return load_from(reader, leaves)
+    finally:
+        reader.close()
+
+
+def load_from_folder(path: str, leaves: Mapping[str, Leaf]) -> dict[str, Any]:
+    """Restore tensors in place from a durable checkpoint, every file verified. Returns the values."""
+    verify(Path(path))
+    return load_from(FileSystemReader(path), leaves)
+
+
+def load_from(reader: StorageReader, leaves: Mapping[str, Leaf]) -> dict[str, Any]:
+    """Each rank plans and reads for itself: no collective, and nothing that another rank pickled."""
+    reader.reset()
+    known = reader.read_metadata().state_dict_metadata
+    wanted = {name: leaf.content for name, leaf in leaves.items() if name in known or not name.startswith(OWN_PREFIX)}
+    missing = sorted(wanted.keys() - known.keys())
+    if missing:
+        raise IntegrityError(
+            f"the checkpoint lacks `{missing[0]}` and {len(missing) - 1} other entries of the state",
+            hint="it was written by another model or script: start over with --fresh, or go back to that one",
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        load(wanted, storage_reader=reader, no_dist=True)
+    return {name: content for name, content in wanted.items() if not isinstance(content, Tensor)}

@@ -1,24 +1,13 @@
 """One snapshot shard in shared memory: a file that a reader can trust or refuse, and never half-trust.
 
-    offset 0        header page, 4 KiB
-                      0     magic, format version, length of the header
-                      16    header, MessagePack, zero-padded
-                      4080  xxh3-64 of bytes 0 to 4080
-                      4088  state word
-    4096            index: what lies where in the payload (MessagePack, written by the checkpoint adapter)
-    page boundary   block table: xxh3-64 of each 256 KiB block of the payload, little-endian
-    page boundary   payload
-
-State machine, one aligned 8-byte word that is written last:
+State machine, one aligned 8-byte word (`arena.format` says what else is in the file):
 
     EMPTY -> FILLING -> SEALED -> REPLICATED -> COMMITTED
       ^         ^__________|__________|            |
       |____________________________________________|  release()
 
-*Seal, then publish.* `begin` writes FILLING before it touches anything else, so a process killed anywhere in the copy
-leaves a slot that nobody reads. The words of SEALED and above are hashes over the header's checksum; the header holds
-the root of the block table and the hash of the index. So the state word vouches for every byte of the slot: a flipped
-bit, a header of another seal or a stale word match no state at all.
+*Seal, then publish.* `begin` writes FILLING before it touches anything else, and `seal` writes SEALED after everything
+else, so a process killed anywhere in between leaves a slot that nobody reads and that can be filled again.
 
 The order of the stores is what x86 (total store order) gives plain stores. Elsewhere a reader on another core might
 see the word early; it then reads bytes that do not match their hashes and refuses them: late, never wrong.
@@ -30,10 +19,8 @@ import ctypes
 import errno
 import mmap
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -42,23 +29,34 @@ import msgspec
 import numpy as np
 import xxhash
 
+from myriarch.arena.format import (
+    BLOCK_BYTES,
+    PAGE_BYTES,
+    STATE_WORD,
+    UNBOUND_WORD_OF,
+    Geometry,
+    SlotContent,
+    SlotHeader,
+    SlotIdentity,
+    SlotState,
+    block_count,
+    bound_word,
+    checksums,
+    read_content,
+    read_identity,
+    root_of,
+    slot_bytes,
+    state_of_word,
+    table_bytes,
+    write_content,
+    write_identity,
+)
 from myriarch.errors import EnvironmentFault, IntegrityError, UsageError
-from myriarch.event.base import Value
 from myriarch.event.events import HeldShard, Role
 from myriarch.event.ids import GroupId, Incarnation, Rank, Step
 from myriarch.units import format_bytes
 
-MAGIC: Final = b"MYRISLOT"
-FORMAT_VERSION: Final = 1
-PAGE_BYTES: Final = 4096
-BLOCK_BYTES: Final = 256 * 1024
-"""Small enough to be hashed while still in the L2 cache, large enough that Python's cost per block is noise."""
-
-_PREFIX: Final = struct.Struct("<8sII")
-_HEADER_END: Final = 4080
-_CHECKSUM: Final = slice(4080, 4088)
-_STATE_INDEX: Final = 511
-"""The state word, counted in 8-byte words."""
+__all__ = ["BLOCK_BYTES", "PAGE_BYTES", "Slot", "SlotHeader", "SlotState", "block_count", "root_of", "slot_bytes"]
 
 # Linux 5.14, <linux/mman.h>; Python 3.11's mmap does not name them.
 _MADV_POPULATE_READ: Final = 22
@@ -67,94 +65,14 @@ _madvise: Final = ctypes.CDLL(None).madvise
 """Not `mmap.madvise`, which would hold the GIL, and with it the agent, for a second per GiB."""
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _SPACE_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM})
-_HEADER_READ_TRIES: Final = 1000
+_READ_TRIES: Final = 100
 """A header is rewritten in well under a microsecond; a reader that met it half-written looks again."""
 
-
-class SlotState(IntEnum):
-    """How far a slot's content can be trusted. Only SEALED and above may be read."""
-
-    EMPTY = 1
-    FILLING = 2
-    SEALED = 3
-    REPLICATED = 4
-    COMMITTED = 5
-
-
-_UNBOUND_WORDS: Final = {
-    int.from_bytes(b"MYRempty", "little"): SlotState.EMPTY,
-    int.from_bytes(b"MYRfilln", "little"): SlotState.FILLING,
-}
-_WORD_OF_UNBOUND: Final = {state: word for word, state in _UNBOUND_WORDS.items()}
-_BOUND_STATES: Final = (SlotState.SEALED, SlotState.REPLICATED, SlotState.COMMITTED)
 _NEXT: Final = {
     SlotState.SEALED: (SlotState.REPLICATED, SlotState.COMMITTED),
     SlotState.REPLICATED: (SlotState.COMMITTED,),
 }
 """What `mark` may do. SEALED goes straight to COMMITTED where no copy was asked for, and on the node that holds one."""
-
-
-class SlotHeader(Value, frozen=True, kw_only=True):
-    """What a slot says of itself. The state is not in here: it is the word that vouches for this."""
-
-    run_id: str
-    group: GroupId
-    rank: Rank
-    world_size: int
-    role: Role
-    layout_hash: str
-    payload_bytes: int
-    index_bytes: int
-    """Room for the index."""
-    step: Step = Step(0)
-    incarnation: Incarnation = Incarnation(0)
-    index_used_bytes: int = 0
-    index_hash: str = ""
-    """Hex xxh3-128 of the index."""
-    root: str = ""
-    """Hex xxh3-128 over the block table; empty until sealed."""
-    digest: str = ""
-    """What the worker says of its state, as in `ShardSealed`."""
-
-
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(SlotHeader)
-
-
-def block_count(payload_bytes: int) -> int:
-    """Number of blocks of a payload; the last one may be short."""
-    return -(-payload_bytes // BLOCK_BYTES)
-
-
-def slot_bytes(*, payload_bytes: int, index_bytes: int) -> int:
-    """Size of the file of a slot with this payload and this room for the index."""
-    return _Geometry(payload_bytes, index_bytes).total_bytes
-
-
-def root_of(block_hashes: Sequence[int]) -> str:
-    """Hex xxh3-128 over the block table: equal roots mean equal payloads."""
-    return xxhash.xxh3_128_hexdigest(_table_bytes(block_hashes))
-
-
-def _table_bytes(block_hashes: Sequence[int]) -> bytes:
-    return np.asarray(block_hashes, dtype="<u8").tobytes()
-
-
-class _Geometry:
-    """Where the regions of a slot lie."""
-
-    def __init__(self, payload_bytes: int, index_bytes: int) -> None:
-        if payload_bytes < 0 or index_bytes < 0:
-            raise UsageError(f"a slot of {payload_bytes} payload and {index_bytes} index bytes: sizes are not negative")
-        self.blocks = block_count(payload_bytes)
-        self.index_start = PAGE_BYTES
-        self.table_start = self.index_start + _whole_pages(index_bytes)
-        self.payload_start = self.table_start + _whole_pages(8 * self.blocks)
-        self.total_bytes = self.payload_start + _whole_pages(payload_bytes)
-
-
-def _whole_pages(size_bytes: int) -> int:
-    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
 
 
 class Slot:
@@ -167,8 +85,10 @@ class Slot:
         self._map = mapping
         self._view = memoryview(mapping)
         self._address = int(np.frombuffer(self._view, dtype=np.uint8).ctypes.data)
-        self._words = self._view[:PAGE_BYTES].cast("Q")
-        self._filling: tuple[Step, Incarnation] | None = None
+        self._page = self._view[:PAGE_BYTES]
+        self._words = self._page.cast("Q")
+        self._filling: SlotContent | None = None
+        """What this object began and has not sealed."""
         self._proven: set[int] = set()
         """Blocks that this object has verified, of the content that `_proven_of` names."""
         self._proven_of = b""
@@ -196,7 +116,7 @@ class Slot:
         Raises EnvironmentFault when the filesystem has no room; nothing is left behind then.
         """
         path = Path(path)
-        header = SlotHeader(
+        identity = SlotIdentity(
             run_id=run_id,
             group=group,
             rank=rank,
@@ -206,27 +126,28 @@ class Slot:
             payload_bytes=payload_bytes,
             index_bytes=index_bytes,
         )
-        geometry = _Geometry(payload_bytes, index_bytes)
+        total_bytes = slot_bytes(payload_bytes=payload_bytes, index_bytes=index_bytes)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             try:
-                os.posix_fallocate(descriptor, 0, geometry.total_bytes)
-                mapping = mmap.mmap(descriptor, geometry.total_bytes)
+                os.posix_fallocate(descriptor, 0, total_bytes)
+                mapping = mmap.mmap(descriptor, total_bytes)
             finally:
                 os.close(descriptor)
             slot = cls(path, mapping, writable=True)
             try:
-                slot._attach(geometry)
                 slot._fault_in()
-                slot._write_header(header)
-                slot._words[_STATE_INDEX] = _WORD_OF_UNBOUND[SlotState.EMPTY]
+                write_identity(slot._page, identity)
+                write_content(slot._page, SlotContent())
+                slot._words[STATE_WORD] = UNBOUND_WORD_OF[SlotState.EMPTY]
+                slot._recognise()
             except BaseException:
                 slot.close()
                 raise
         except BaseException as error:
             path.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in _SPACE_ERRNOS:
-                raise _no_room(path, geometry.total_bytes, error) from error
+                raise _no_room(path, total_bytes, error) from error
             raise
         return slot
 
@@ -253,8 +174,7 @@ class Slot:
             os.close(descriptor)
         slot = cls(path, mapping, writable=writable)
         try:
-            header = slot.header
-            slot._attach(_Geometry(header.payload_bytes, header.index_bytes))
+            slot._recognise()
             slot._check_size()
             if populate:
                 slot._fault_in()
@@ -263,8 +183,9 @@ class Slot:
             raise
         return slot
 
-    def _attach(self, geometry: _Geometry) -> None:
-        self._geometry = geometry
+    def _recognise(self) -> None:
+        self.identity = read_identity(bytes(self._page), self.path)
+        self._geometry = Geometry.of(payload_bytes=self.identity.payload_bytes, index_bytes=self.identity.index_bytes)
 
     def _fault_in(self) -> None:
         advice = _MADV_POPULATE_WRITE if self.writable else _MADV_POPULATE_READ
@@ -275,43 +196,32 @@ class Slot:
     # --- what it says ---
 
     @property
+    def content(self) -> SlotContent:
+        """Decoded anew each time: another process may have sealed the slot since. Raises IntegrityError.
+
+        Of a slot that is not sealed it says what was begun, if that was said completely.
+        """
+        for _ in range(_READ_TRIES - 1):
+            with suppress(IntegrityError):
+                return read_content(bytes(self._page), self.path)
+        return read_content(bytes(self._page), self.path)
+
+    @property
     def header(self) -> SlotHeader:
-        """Decoded anew each time: another process may have sealed the slot since. Raises IntegrityError."""
-        for _ in range(_HEADER_READ_TRIES):
-            page = bytes(self._view[:PAGE_BYTES])
-            if page[_CHECKSUM] == _checksum(page[:_HEADER_END]):
-                break
-        else:
-            raise IntegrityError(f"{self.path}: the header does not match its checksum; this slot cannot be trusted")
-        magic, version, length = _PREFIX.unpack_from(page)
-        if magic != MAGIC:
-            raise IntegrityError(f"{self.path} is no slot: it begins with {magic!r}, not {MAGIC!r}")
-        if version != FORMAT_VERSION:
-            raise IntegrityError(
-                f"{self.path} has slot format {version}, this version reads {FORMAT_VERSION}",
-                hint="run the same version of Myriarch in all processes of a run",
-            )
-        try:
-            return _decoder.decode(page[_PREFIX.size : _PREFIX.size + length])
-        except msgspec.MsgspecError as error:
-            raise IntegrityError(f"{self.path}: the header is intact but cannot be read: {error}") from error
+        """Identity and content in one."""
+        return SlotHeader(**msgspec.structs.asdict(self.identity), **msgspec.structs.asdict(self.content))
 
     @property
     def state(self) -> SlotState:
         """Raises IntegrityError when the state word belongs to no state of the present header."""
-        for _ in range(_HEADER_READ_TRIES):
-            word = self._words[_STATE_INDEX]
-            if word in _UNBOUND_WORDS:
-                return _UNBOUND_WORDS[word]
-            checksum = bytes(self._view[_CHECKSUM])
-            for state in _BOUND_STATES:
-                if word == _bound_word(checksum, state):
-                    return state
-            if self._words[_STATE_INDEX] == word:
+        for _ in range(_READ_TRIES):
+            word = self._words[STATE_WORD]
+            state = state_of_word(word, checksums(self._page))
+            if state is not None:
+                return state
+            if self._words[STATE_WORD] == word:
                 break
-        raise IntegrityError(
-            f"{self.path}: the state word {word:#018x} does not belong to the header; a torn or damaged slot"
-        )
+        raise IntegrityError(f"{self.path}: the state word does not belong to the header; a torn or damaged slot")
 
     @property
     def sealed(self) -> bool:
@@ -320,21 +230,20 @@ class Slot:
 
     @property
     def layout_hash(self) -> str:
-        return self.header.layout_hash
+        return self.identity.layout_hash
 
     @property
     def digest(self) -> str:
-        return self.header.digest
+        return self.content.digest
 
     @property
     def index(self) -> bytes:
         """The index, verified."""
-        header = self.header
-        if header.index_used_bytes > header.index_bytes:
+        content = self.content
+        if content.index_used_bytes > self.identity.index_bytes:
             raise IntegrityError(f"{self.path}: the index is larger than its room")
-        start = self._geometry.index_start
-        index = bytes(self._view[start : start + header.index_used_bytes])
-        if xxhash.xxh3_128_hexdigest(index) != header.index_hash:
+        index = bytes(self._view[PAGE_BYTES : PAGE_BYTES + content.index_used_bytes])
+        if xxhash.xxh3_128_hexdigest(index) != content.index_hash:
             raise IntegrityError(f"{self.path}: the index does not match its hash")
         return index
 
@@ -344,7 +253,7 @@ class Slot:
         self._require_sealed()
         start = self._geometry.table_start
         table = bytes(self._view[start : start + 8 * self._geometry.blocks])
-        if xxhash.xxh3_128_hexdigest(table) != self.header.root:
+        if xxhash.xxh3_128_hexdigest(table) != self.content.root:
             raise IntegrityError(f"{self.path}: the block table does not match its root")
         hashes: list[int] = np.frombuffer(table, dtype="<u8").tolist()
         return hashes
@@ -357,7 +266,7 @@ class Slot:
 
     @property
     def payload_bytes(self) -> int:
-        return self.header.payload_bytes
+        return self.identity.payload_bytes
 
     @property
     def payload_address(self) -> int:
@@ -372,16 +281,16 @@ class Slot:
     def held(self) -> HeldShard:
         """This slot as control knows it. Raises IntegrityError when it is not sealed."""
         self._require_sealed()
-        header = self.header
+        identity, content = self.identity, self.content
         return HeldShard(
-            group=header.group,
-            rank=header.rank,
-            world_size=header.world_size,
-            step=header.step,
-            incarnation=header.incarnation,
-            role=header.role,
-            size_bytes=header.payload_bytes,
-            root=header.root,
+            group=identity.group,
+            rank=identity.rank,
+            world_size=identity.world_size,
+            step=content.step,
+            incarnation=content.incarnation,
+            role=identity.role,
+            size_bytes=identity.payload_bytes,
+            root=content.root,
             committed=self.state is SlotState.COMMITTED,
         )
 
@@ -392,51 +301,45 @@ class Slot:
 
         Raises UsageError for a committed slot (release it first) and for an index that has no room.
         """
-        header = self.header
         if self.state is SlotState.COMMITTED:
             raise UsageError(
-                f"{self.path} holds the committed step {header.step}; fill the other slot, or release this one first"
+                f"{self.path} holds the committed step {self.content.step}; "
+                "fill the other slot, or release this one first"
             )
-        if len(index) > header.index_bytes:
+        if len(index) > self.identity.index_bytes:
             raise UsageError(
-                f"{self.path} has room for an index of {header.index_bytes} bytes, not {len(index)}; ask for new slots"
+                f"{self.path} has room for an index of {self.identity.index_bytes} bytes, not {len(index)}; "
+                "ask for new slots"
             )
-        self._words[_STATE_INDEX] = _WORD_OF_UNBOUND[SlotState.FILLING]
-        self._proven.clear()
-        start = self._geometry.index_start
-        self._view[start : start + len(index)] = index
-        self._write_header(
-            msgspec.structs.replace(
-                header,
-                step=step,
-                incarnation=incarnation,
-                index_used_bytes=len(index),
-                index_hash=xxhash.xxh3_128_hexdigest(index),
-                root="",
-                digest="",
-            )
+        self._words[STATE_WORD] = UNBOUND_WORD_OF[SlotState.FILLING]
+        self._view[PAGE_BYTES : PAGE_BYTES + len(index)] = index
+        self._filling = SlotContent(
+            step=step,
+            incarnation=incarnation,
+            index_used_bytes=len(index),
+            index_hash=xxhash.xxh3_128_hexdigest(index),
         )
-        self._filling = (step, incarnation)
+        write_content(self._page, self._filling)
 
     def seal(self, block_hashes: Sequence[int], *, digest: str = "") -> str:
         """Publish what was filled: block table and header first, the state word last. Returns the root.
 
         Only the object that began may seal, and only while the slot is still its own.
         """
-        header = self.header
-        if self.state is not SlotState.FILLING or self._filling != (header.step, header.incarnation):
+        filling = self._filling
+        if filling is None or self.state is not SlotState.FILLING or self.content != filling:
             raise UsageError(
-                f"{self.path} is {self.state.name} with step {header.step} of incarnation {header.incarnation}; "
-                f"only a fill that this process began can be sealed"
+                f"{self.path} is {self.state.name} with step {self.content.step} of incarnation "
+                f"{self.content.incarnation}; only a fill that this process began can be sealed"
             )
         if len(block_hashes) != self._geometry.blocks:
             raise UsageError(f"{self.path} has {self._geometry.blocks} blocks, {len(block_hashes)} hashes were given")
-        table = _table_bytes(block_hashes)
+        table = table_bytes(block_hashes)
         start = self._geometry.table_start
         self._view[start : start + len(table)] = table
         root = xxhash.xxh3_128_hexdigest(table)
-        self._write_header(msgspec.structs.replace(header, root=root, digest=digest))
-        self._words[_STATE_INDEX] = _bound_word(bytes(self._view[_CHECKSUM]), SlotState.SEALED)
+        write_content(self._page, msgspec.structs.replace(filling, root=root, digest=digest))
+        self._words[STATE_WORD] = bound_word(checksums(self._page), SlotState.SEALED)
         self._filling = None
         return root
 
@@ -445,13 +348,12 @@ class Slot:
         now = self.state
         if state not in _NEXT.get(now, ()):
             raise UsageError(f"{self.path} is {now.name} and cannot become {state.name}")
-        self._words[_STATE_INDEX] = _bound_word(bytes(self._view[_CHECKSUM]), state)
+        self._words[STATE_WORD] = bound_word(checksums(self._page), state)
 
     def release(self) -> None:
         """Give up the content, whatever it is: EMPTY."""
-        self._words[_STATE_INDEX] = _WORD_OF_UNBOUND[SlotState.EMPTY]
+        self._words[STATE_WORD] = UNBOUND_WORD_OF[SlotState.EMPTY]
         self._filling = None
-        self._proven.clear()
 
     # --- reading ---
 
@@ -518,18 +420,17 @@ class Slot:
     def _renew_proven(self) -> list[int]:
         """The block table. What was proven of another content counts no more."""
         self._require_sealed()
-        checksum = bytes(self._view[_CHECKSUM])
-        if checksum != self._proven_of:
+        sums = checksums(self._page)
+        if sums != self._proven_of:
             self._hashes = self.block_hashes
             self._proven.clear()
-            self._proven_of = checksum
+            self._proven_of = sums
         return self._hashes
 
     def _bad_block(self, number: int) -> IntegrityError:
-        header = self.header
         return IntegrityError(
             f"{self.path}: block {number} of {self._geometry.blocks} does not match its hash "
-            f"(shard {header.group}/{header.rank}, step {header.step})",
+            f"(shard {self.identity.group}/{self.identity.rank}, step {self.content.step})",
             hint="take this shard from another holder",
         )
 
@@ -545,19 +446,12 @@ class Slot:
                 f"{self.path} has {size_bytes} bytes, its header speaks of {self._geometry.total_bytes}"
             )
 
-    def _write_header(self, header: SlotHeader) -> None:
-        body = _encoder.encode(header)
-        page = (_PREFIX.pack(MAGIC, FORMAT_VERSION, len(body)) + body).ljust(_HEADER_END, b"\0")
-        if len(page) > _HEADER_END:
-            raise UsageError(f"{self.path}: a header of {len(body)} bytes does not fit; use shorter names")
-        self._view[:_HEADER_END] = page
-        self._view[_CHECKSUM] = _checksum(page)
-
     # --- the end ---
 
     def close(self) -> None:
         """Unmap. Views that others still hold keep the mapping until they let go."""
         self._words.release()
+        self._page.release()
         self._view.release()
         with suppress(BufferError):  # somebody holds a view of the payload: the mapping goes with it
             self._map.close()
@@ -569,14 +463,6 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _checksum(page: bytes) -> bytes:
-    return xxhash.xxh3_64_intdigest(page).to_bytes(8, "little")
-
-
-def _bound_word(checksum: bytes, state: SlotState) -> int:
-    return xxhash.xxh3_64_intdigest(checksum, seed=state)
 
 
 def _no_room(path: Path, wanted_bytes: int, error: OSError) -> EnvironmentFault:

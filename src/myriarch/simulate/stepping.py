@@ -1,0 +1,203 @@
+"""Steps of all groups together, and what happens to them when somebody dies."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from myriarch.event.actions import GroupShare, StartSteps
+from myriarch.event.events import StepCompleted, WorkerExited, WorkerHeld
+from myriarch.event.ids import GroupId, Incarnation, Step
+from myriarch.event.spans import Leaf
+from myriarch.simulate.node import SimNode, SimWorker, Stride
+from myriarch.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from myriarch.simulate.work import Work
+    from myriarch.simulate.world import World
+
+
+class Stepping:
+    """Lets the present incarnation step."""
+
+    def __init__(self, world: World, work: Work) -> None:
+        self.world = world
+        self.work = work
+        self.stride: Stride | None = None
+        self._start: StartSteps | None = None
+        self._started: dict[str, None] = {}
+        """Nodes that the present `StartSteps` has reached."""
+        self._begun_ns = 0
+
+    # --- start and stop ---------------------------------------------------------------------------------------------
+
+    def start(self, node: SimNode, action: StartSteps) -> None:
+        """`StartSteps` reached a node. Workers step once it has reached all: the first merge waits for the last."""
+        if self._start is None or self._start.incarnation < action.incarnation:
+            self._start, self._started = action, {}
+            self.stride = Stride(incarnation=action.incarnation, step=action.start_step)
+        if self.stride is None or self._start.incarnation != action.incarnation:
+            return
+        self._started[node.name] = None
+        for worker in node.workers.values():
+            if worker.incarnation == action.incarnation and worker.state == "ready":
+                worker.state = "stepping"
+                self.stride.workers.append(worker)
+        if len(self._started) == len(action.nodes):
+            whole = sum(share.world_size for share in action.shares)
+            self.stride.broken |= len(self.stride.workers) < whole
+            self._begin_step()
+
+    def hold(self, incarnation: Incarnation) -> None:
+        """Some worker was asked to hold: its flag reaches all with the next merge."""
+        if self.stride is not None and self.stride.incarnation == incarnation:
+            self.stride.holding = True
+
+    def lost(self, worker: SimWorker) -> None:
+        """A worker died. Its group's collectives fail; other groups wait for word from their agents."""
+        stride = self.stride
+        if stride is None or worker not in stride.workers:
+            return
+        held = worker.state == "held"
+        stride.broken = True
+        stride.workers.remove(worker)
+        if held:
+            return
+        for peer in [one for one in stride.workers if one.key[0] == worker.key[0]]:
+            self.world.clock.after(self.world.timing.collective_s, partial(self._fail, peer, peer.incarnation))
+
+    def leave(self, worker: SimWorker) -> None:
+        """A worker goes over to another incarnation."""
+        if self.stride is not None and worker in self.stride.workers:
+            self.stride.broken = True
+            self.stride.workers.remove(worker)
+
+    def raise_in(self, worker: SimWorker, detail: str) -> None:
+        """A worker's script raises."""
+        self._exit(worker, "user_error", detail)
+
+    def _fail(self, worker: SimWorker, incarnation: Incarnation) -> None:
+        if worker.able and worker.incarnation == incarnation and worker.state == "stepping":
+            self._exit(worker, "collective_error", "connection closed by peer")
+
+    def _exit(self, worker: SimWorker, cause: str, detail: str) -> None:
+        node, key, incarnation = worker.node, worker.key, worker.incarnation
+        self.work.kill(worker, code=1, told=False)
+        gone = WorkerExited(
+            node=node.name,
+            group=key[0],
+            rank=key[1],
+            incarnation=incarnation,
+            cause="user_error" if cause == "user_error" else "collective_error",
+            detail=detail,
+        )
+        self.world.clock.after(self.world.timing.exit_s, partial(self.world.report, node, gone))
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def _begin_step(self) -> None:
+        stride = self.stride
+        assert stride is not None
+        self._begun_ns = self.world.clock.now_ns
+        if stride.step >= self.world.resolved.run.steps:
+            self._hold_all(stride, finished=True)
+            return
+        self.world.clock.after(self._step_s(), partial(self._end_step, stride))
+
+    def _step_s(self) -> float:
+        compute = [self._compute_s(share.group) for share in self._shares()]
+        return max(compute) + self.world.timing.bridge_s
+
+    def _compute_s(self, group: GroupId) -> float:
+        """The group's own forward and backward: as slow as its slowest device."""
+        stride, share = self.stride, next(share for share in self._shares() if share.group == group)
+        assert stride is not None
+        nodes = [worker.node for worker in stride.workers if worker.key[0] == group]
+        if not nodes:
+            return 0.0
+        device_s = max(self.world.timing.device_sequence_s(node.pool) / node.speed for node in nodes)
+        return share.count * device_s / share.world_size
+
+    def _shares(self) -> tuple[GroupShare, ...]:
+        assert self._start is not None
+        return self._start.shares
+
+    def _end_step(self, stride: Stride) -> None:
+        if stride is not self.stride or stride.broken or not all(worker.able for worker in stride.workers):
+            return
+        begun_ns, now_ns = self._begun_ns, self.world.clock.now_ns
+        duration_s = (now_ns - begun_ns) / NS_PER_S
+        before, stride.step = stride.step, Step(stride.step + 1)
+        self._account_step(stride, before, begun_ns, now_ns)
+        tokens = self.world.resolved.run.batch.sequences * self.world.resolved.model.context_tokens
+        for share in self._shares():
+            first = next(worker for worker in stride.workers if worker.key == (share.group, 0))
+            event = StepCompleted(
+                group=share.group,
+                incarnation=stride.incarnation,
+                step=stride.step,
+                loss_sum=tokens * loss_after(stride.step),
+                tokens=tokens,
+                group_tokens=share.count * self.world.resolved.model.context_tokens,
+                duration_s=duration_s,
+                compute_s=round(self._compute_s(share.group), 9),
+            )
+            self.world.report(first.node, event)
+        finished = stride.step >= self.world.resolved.run.steps
+        self._after_step(stride, finished=finished)
+
+    def _after_step(self, stride: Stride, *, finished: bool) -> None:
+        """Snapshot if it is due; then stop or go on."""
+        assert self._start is not None
+        stop = finished or stride.holding
+        stall_s = 0.0
+        if stop or stride.step % self._start.memory_every_steps == 0:
+            stall_s = max(self.work.saving.snapshot(worker, stride.step, final=stop) for worker in stride.workers)
+        if stop:
+            self.world.clock.after(stall_s, partial(self._hold_if_whole, stride, finished))
+        else:
+            self.world.clock.after(stall_s, partial(self._next_step, stride))
+
+    def _next_step(self, stride: Stride) -> None:
+        if stride is self.stride and not stride.broken:
+            self._begin_step()
+
+    def _hold_if_whole(self, stride: Stride, finished: bool) -> None:
+        if stride is self.stride:
+            self._hold_all(stride, finished=finished)
+
+    def _hold_all(self, stride: Stride, *, finished: bool) -> None:
+        for worker in list(stride.workers):
+            if worker.able and worker.state == "stepping":
+                worker.state = "held"
+                event = WorkerHeld(
+                    node=worker.node.name,
+                    group=worker.key[0],
+                    rank=worker.key[1],
+                    incarnation=stride.incarnation,
+                    step=stride.step,
+                    finished=finished,
+                )
+                self.world.report(worker.node, event)
+
+    def _account_step(self, stride: Stride, step: Step, start_ns: int, end_ns: int) -> None:
+        bridge_ns = round(self.world.timing.bridge_s * NS_PER_S)
+        for worker in stride.workers:
+            compute_ns = start_ns + round(self._compute_s(worker.key[0]) * NS_PER_S)
+            merge_ns = max(compute_ns, end_ns - bridge_ns)
+            device = worker.plan.device_index
+            parts: tuple[tuple[Leaf, int, int], ...] = (
+                ("useful_compute", start_ns, min(compute_ns, end_ns)),
+                ("straggler_wait", compute_ns, merge_ns),
+                ("exposed_comm", merge_ns, end_ns),
+            )
+            for leaf, begin, end in parts:
+                self.work.spend(
+                    worker.node, worker.key, device, leaf, begin, end, incarnation=stride.incarnation, step=step
+                )
+
+
+def loss_after(step: int) -> float:
+    """A loss curve: the same for the same step, whoever computes it."""
+    return 1.2 + 4.3 / math.sqrt(1 + step / 12)

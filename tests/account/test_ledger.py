@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from myriarch.account import build_ledger, build_report
 from myriarch.event.ids import DeviceId
 from myriarch.units import NS_PER_S
@@ -261,3 +263,32 @@ def test_a_spare_is_one_from_the_beginning(story: Callable[..., Story], make_poo
     history = run.history(end=5)
     assert seconds(history, "p-1") == {"idle_reserved_spare": 5}
     assert seconds(history, "p-0") == {"queue_to_start": 5}
+
+
+def test_a_cause_is_told_before_its_symptoms(story_of_a_lost_node: Story) -> None:
+    """Peers notice a death first, by their failing collectives: that is when it was detected, not what it was."""
+    story = story_of_a_lost_node
+    index = next(i for i, r in enumerate(story.records) if type(r.event).__name__ == "NodeDisconnected")
+    later = story.records[index:]
+    del story.records[index:]
+    story.worker_exited(50.5, ("fast-0", "fast", 0), 1, "collective_error")
+    story.records += [replace(record, seq=record.seq + 1) for record in later]
+    (incident,) = build_report(story.history()).incidents
+    assert incident.fault == "node fast-1: killed by SIGKILL"
+    assert incident.detected_s == 0.5
+
+
+def test_a_spare_that_dies_is_repaired_and_interrupts_nobody(
+    story: Callable[..., Story], make_pool: Callable[..., object]
+) -> None:
+    run = story(make_pool("p", nodes=1, spares=1))
+    run.solo()
+    run.join(0, **{"p-1": "spare"})
+    run.kill(15, "p-1")
+    run.exited(16, "p-1")
+    run.lost(16, "p-1")
+    run.solo_steps(0, 0, 3)
+    history = run.history(end=40)
+    assert seconds(history, "p-1") == {"idle_reserved_spare": 15, "repair": 25}
+    assert seconds(history, "p-0") == {"useful_compute": 30, "unattributed": 10}
+    assert build_report(history).incidents == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -112,6 +113,12 @@ def test_every_word_exists_in_both_languages() -> None:
         assert all(words.values())
     assert set(LEAVES_ZH) == set(LEAVES)
     assert set(LEVELS) == set(LEVEL_OF.values())
+
+
+def test_the_words_are_the_glossary_s() -> None:
+    glossary = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|]*\| `([a-z_]+)` \| ([^|]+) \|", glossary, re.MULTILINE)
+    assert dict(rows) == LEAVES_ZH
 
 
 def test_a_torn_tail_is_what_the_writer_was_at(attempt: Attempt) -> None:

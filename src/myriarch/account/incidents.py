@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from myriarch.event.actions import Decide, LaunchWorkers, LogMembership, RejoinWorkers, StartSteps
+from myriarch.event.actions import Decide, LaunchWorkers, LogMembership, RejoinWorkers, StartSteps, WorkerPlan
 from myriarch.event.base import Value
 from myriarch.event.events import (
     FaultInjected,
@@ -122,6 +122,8 @@ class _Trouble(Value, frozen=True, kw_only=True):
     silent_ns: int | None = None
     certain: bool = True
     """False for a closed connection: the node may come back."""
+    symptom: bool = False
+    """A collective failed, most likely because somebody else died."""
 
 
 LastSpan = Callable[[NodeId, int], int | None]
@@ -147,8 +149,11 @@ class _Reader:
         self._last_span = last_span
         self._boots: dict[NodeId, str] = {}
         self._seen_ns: dict[NodeId, int] = {}
+        self._stepped_ns: dict[GroupId, int] = {}
+        """A step of a group is a sign of life of all its nodes."""
         self._places: dict[Worker, NodeId] = {}
-        """Where each worker of the newest incarnation runs."""
+        """Where each worker of the newest incarnation, `_placed`, runs."""
+        self._placed = Incarnation(0)
         self._incarnation = Incarnation(0)
         self._position = Step(0)
         """Steps done in the present line of descent."""
@@ -157,6 +162,8 @@ class _Reader:
         self._losses_open: dict[NodeId, Loss] = {}
         self._losses: list[Loss] = []
         self._incidents: dict[int, Incident] = {}
+        self._open: set[int] = set()
+        """Incidents that have been decided about and have no first step yet."""
         self._planned: list[Decision] = []
         self._forks: dict[Worker, int] = {}
         self._last_step_ns = -1
@@ -181,8 +188,7 @@ class _Reader:
                 self._decided(at_ns, what)
             case LaunchWorkers(workers=plans, node=node) | RejoinWorkers(workers=plans, node=node):
                 for plan in plans:
-                    self._places[plan.group, plan.rank] = node
-                    self._incarnation = max(self._incarnation, plan.incarnation)
+                    self._place(plan, node)
             case WorkerForked(group=group, rank=rank, node=node):
                 self._forks[group, rank] = at_ns
                 self._seen_ns[node] = at_ns
@@ -212,6 +218,13 @@ class _Reader:
         )
 
     # --- nodes and workers ---
+
+    def _place(self, plan: WorkerPlan, node: NodeId) -> None:
+        if plan.incarnation > self._placed:
+            self._places.clear()  # who has no place in the new incarnation has none at all
+            self._placed = plan.incarnation
+        self._places[plan.group, plan.rank] = node
+        self._incarnation = max(self._incarnation, plan.incarnation)
 
     def _joined(self, at_ns: int, event: NodeJoined) -> None:
         node = event.node
@@ -251,9 +264,15 @@ class _Reader:
             silent_ns, text = round(event.stalled_s * NS_PER_S), f"no progress for {event.stalled_s:.1f} s"
         else:
             silent_ns, text = None, _cause_text(event)
-        name = f"worker {event.group}/{event.rank}"
         self._troubles.append(
-            _Trouble(at_ns=at_ns, node=event.node, worker=worker, text=f"{name}: {text}", silent_ns=silent_ns)
+            _Trouble(
+                at_ns=at_ns,
+                node=event.node,
+                worker=worker,
+                text=f"worker {event.group}/{event.rank}: {text}",
+                silent_ns=silent_ns,
+                symptom=isinstance(event, WorkerExited) and event.cause == "collective_error",
+            )
         )
 
     def _lose(self, node: NodeId, at_ns: int) -> None:
@@ -283,16 +302,15 @@ class _Reader:
                 self._planned.append(decision)
             return
         if decide.incident not in self._incidents:
-            lost_at = {self._places.get(worker) for worker in decide.lost_workers} | set(decide.lost_nodes)
-            answered = [t for t in self._troubles if t.node in lost_at or t.worker in decide.lost_workers]
             self._incidents[decide.incident] = self._begin(
                 decide.incident,
-                answered or self._troubles,
+                self._troubles,
                 decide.lost_nodes,
                 decide.lost_workers,
                 at_ns,
                 otherwise=decide.reason.text,
             )
+            self._open.add(decide.incident)
         # A decision answers everything that was known when it was made.
         self._troubles = []
         incident = self._incidents[decide.incident]
@@ -326,8 +344,8 @@ class _Reader:
             fault_ns, evidence = min(first.fault_ns, detected_ns), first.evidence
         else:
             fault_ns, evidence = self._fault(troubles, places, detected_ns, decided_ns)
-        # A closed connection is noticed first; the exit that follows says what it was.
-        told = sorted(troubles, key=lambda trouble: not trouble.certain)
+        # Failed collectives and closed connections are noticed first; the exit that follows says what it was.
+        told = sorted(troubles, key=lambda trouble: (trouble.symptom, not trouble.certain))
         names = [f"node {node}" for node in nodes] + [f"worker {group}/{rank}" for group, rank in workers]
         return Incident(
             number=number,
@@ -343,7 +361,8 @@ class _Reader:
         """The worker that is ready last is the one that all waited for: its phases are the incident's."""
         self._seen_ns[event.node] = at_ns
         forked_ns = self._forks.get((event.group, event.rank))
-        for number, incident in self._incidents.items():
+        for number in self._open:
+            incident = self._incidents[number]
             decided_ns = incident.decided_ns
             waits = incident.restored_ns is None and decided_ns is not None
             if not waits or event.incarnation < (incident.incarnation or self._incarnation + 1):
@@ -356,7 +375,8 @@ class _Reader:
 
     def _started(self, at_ns: int, start: StartSteps) -> None:
         self._incarnation = max(self._incarnation, start.incarnation)
-        for number, incident in self._incidents.items():
+        for number in sorted(self._open):
+            incident = self._incidents[number]
             began = incident.incarnation
             if incident.restored_ns is None and began is not None and start.incarnation >= began:
                 lost = max(0, self._position - start.start_step)
@@ -372,12 +392,11 @@ class _Reader:
         self._position = max(self._position, event.step)
         self._last_step_ns = at_ns
         self._troubles = [t for t in self._troubles if t.certain]
-        for worker, node in self._places.items():
-            if worker[0] == event.group:  # a step of a group is a sign of life of all its nodes
-                self._seen_ns[node] = at_ns
-        for number, incident in self._incidents.items():
-            if incident.restored_ns is not None and incident.first_step_ns is None:
-                self._incidents[number] = replace(incident, first_step_ns=at_ns)
+        self._stepped_ns[event.group] = at_ns
+        for number in sorted(self._open):
+            if self._incidents[number].restored_ns is not None:
+                self._incidents[number] = replace(self._incidents[number], first_step_ns=at_ns)
+                self._open.discard(number)
 
     # --- the fault's instant ---
 
@@ -393,7 +412,9 @@ class _Reader:
         silences = [t.at_ns - t.silent_ns for t in troubles if t.silent_ns is not None]
         if silences:
             return min(*silences, detected_ns), "silence"
+        groups = {group for (group, _), node in self._places.items() if node in nodes}
         signs = [self._seen_ns[node] for node in nodes if node in self._seen_ns]
+        signs += [self._stepped_ns[group] for group in groups if group in self._stepped_ns]
         signs += [end for node in nodes if (end := self._last_span(node, detected_ns)) is not None]
         if signs:
             return min(max(signs), detected_ns), "last_sign_of_life"

@@ -2,9 +2,9 @@
 
     python fake_zygote.py <fd>
 
-The toy's state is a vector of 64-bit numbers, split evenly over a group's ranks. A step is a fixed function of the state
-and the step's number, so every layout and every history gives the same vector. All workers of an incarnation meet after
-each step in files of `FAKE_FOLDER`, which stands in for collectives and bridge.
+The toy's state is a vector of 64-bit numbers, split evenly over a group's ranks. A step is a fixed function of the
+state and the step's number, so every layout and every history gives the same vector. All workers of an incarnation meet
+after each step in files of `FAKE_FOLDER`, which stands in for collectives and bridge.
 
     FAKE_STEP_S      how long a step takes
     FAKE_RAISE       `<group>/<rank>@<step>`: that worker raises there
@@ -49,9 +49,10 @@ from myriarch.wire.worker import (
     Spans,
     StepDone,
 )
-from myriarch.wire.zygote import DrainJob, DrainResult, Forked, ForkDrain, ForkWorker, Reaped, ToZygote, ZygoteReady
+from myriarch.wire.zygote import DrainJob, DrainResult, ForkDrain, Forked, ForkWorker, Reaped, ToZygote, ZygoteReady
 
 NUMBERS = 1 << 14
+FACTOR = 6364136223846793005
 FOLDER = Path(os.environ["FAKE_FOLDER"])
 STEP_S = float(os.environ.get("FAKE_STEP_S", "0.01"))
 RAISE = os.environ.get("FAKE_RAISE", "")
@@ -154,7 +155,7 @@ class Toy:
             held = self.meet(workers)
             if held is None:
                 return
-            self.state = self.state * np.uint64(6364136223846793005) + np.uint64(self.step)
+            self.state = self.state * np.uint64(FACTOR) + np.uint64(self.step)
             self.step += 1
             self.tell_step(go, start_ns)
             due = go.memory_every_steps and self.step % go.memory_every_steps == 0
@@ -239,7 +240,11 @@ def work(request: ForkWorker) -> None:
     channel: Channel[FromAgent] = Channel(connect(request.socket_path), decode_type=FromAgent)
     channel.send(
         Attach(
-            token=request.token, pid=os.getpid(), group=request.group, rank=request.rank, incarnation=request.incarnation
+            token=request.token,
+            pid=os.getpid(),
+            group=request.group,
+            rank=request.rank,
+            incarnation=request.incarnation,
         )
     )
     begin = channel.receive()

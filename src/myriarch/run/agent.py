@@ -122,7 +122,7 @@ class Agent:
         )
         make_private_directory(directory)
         frozen: set[int] = set()
-        limiter = quota.choose(prefix, pids=lambda device: self._workers.pids_of(device), frozen=frozen)
+        limiter = quota.choose(prefix, pids=self._pids_of, frozen=frozen)
         self._node = node = Node(
             attempt=self.attempt, launch=self.launch, resolved=self.resolved, place=self.place, boot=self.boot,
             token=self._token, socket_path=socket_path, memory=memory,
@@ -180,6 +180,9 @@ class Agent:
             devices=place.devices, fault_domain=place.fault_domain, workers=self._workers.running(),
             shards=self._node.memory.held(),
         )  # fmt: skip
+
+    def _pids_of(self, device: int) -> list[int]:
+        return self._workers.pids_of(device)
 
     def _expected(self, attach: Attach) -> Worker | None:
         worker = self._workers.find(attach.group, attach.rank)
@@ -308,7 +311,7 @@ def main(arguments: list[str]) -> int:
         return asyncio.run(_main(attempt, node, boot))
     except (MyriarchError, OSError) as error:
         log.critical("%s", error)
-        print(f"{node}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return EXIT_FAILED
     finally:
         sweep.leave(shm)

@@ -112,9 +112,8 @@ def _bases() -> list[tuple[Path, int]]:
         if version == 0 or (version == 1 and "cpu" not in options.split(",")):
             continue
         inside = own.get("cpu" if version == 1 else "", "/").removeprefix(root.rstrip("/"))
-        for path in dict.fromkeys((Path(mount) / inside.lstrip("/"), Path(mount))):
-            if path.is_dir() and (version == 1 or _delegates_cpu(path)):
-                found.append((path, version))
+        paths = dict.fromkeys((Path(mount) / inside.lstrip("/"), Path(mount)))
+        found += [(path, version) for path in paths if path.is_dir() and (version == 1 or _delegates_cpu(path))]
     return found
 
 

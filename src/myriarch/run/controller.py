@@ -57,7 +57,7 @@ log = logging.getLogger("myriarch.controller")
 ADDRESS: Final = "127.0.0.1"
 RESTART_GRACE_S: Final = 5.0
 """After a restart, for the nodes that were online to come back: they try fifty times a second."""
-FAREWELL_S: Final = 6.0
+FAREWELL_S: Final = 4.0
 """After the end, for the agents to report their last and leave."""
 INFLICT_TIMEOUT_S: Final = 2.0
 """For an agent's answer to an order of chaos. A node that is to be killed or stopped gives none."""
@@ -72,6 +72,7 @@ class Watcher:
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self.orders: list[bytes] = []
+        self.closed = False
 
 
 class Controller:
@@ -258,6 +259,9 @@ class Controller:
             outcome=end.outcome, step=end.step, detail=end.detail, checkpoint=end.checkpoint, reason=end.reason.text
         )
         write_json(self.attempt.outcome, outcome)
+        for watcher in self._watchers:
+            watcher.closed = True
+            watcher.changed.set()
 
 
 class _Server(uvicorn.Server):
@@ -357,13 +361,14 @@ def main(arguments: list[str]) -> int:
         filename=attempt.logs / "controller.log", level=logging.INFO,
         format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s", datefmt="%H:%M:%S",
     )  # fmt: skip
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     shm = Path(attempt.places().shm_directory)
     try:
         asyncio.run(serve(attempt, int(arguments[1])))
     except MyriarchError as error:
         log.critical("%s", error)
-        print(f"controller: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        sys.stderr.write(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return EXIT_FAILED
     finally:
         sweep.leave(shm)

@@ -36,6 +36,9 @@ log = logging.getLogger("myriarch.controller")
 
 REPEATS_KNOWN: Final = 4096
 """Newest events of a replayed journal among which an agent's repeated report is looked for."""
+CLOCK_GRAIN_NS: Final = 1024
+"""Instants are multiples of it. Those are exact as floats (a float of 2^61 has steps of 256), so that whoever replays a
+journal gets the same seconds, in whichever way he divides."""
 TICK_MINIMUM_S: Final = 0.005
 """Between two ticks: a deadline that a tick does not move must not spin the loop."""
 
@@ -48,7 +51,8 @@ class Clock:
         self._floor_ns = 0
 
     def now_ns(self) -> int:
-        self._floor_ns = max(self._floor_ns, time.monotonic_ns() + self._offset_ns)
+        now_ns = time.monotonic_ns() + self._offset_ns
+        self._floor_ns = max(self._floor_ns, now_ns // CLOCK_GRAIN_NS * CLOCK_GRAIN_NS)
         return self._floor_ns
 
     def not_before(self, at_ns: int) -> None:

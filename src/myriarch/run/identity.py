@@ -1,7 +1,7 @@
 """What a run's processes know each other by: one token, one certificate.
 
-Both are made at launch, readable by their owner only, and worthless afterwards. The certificate is self-signed and every
-client pins it: no authority is asked, and no other certificate is accepted.
+Both are made at launch, readable by their owner only, and worthless afterwards. The certificate is self-signed and
+every client pins it: no authority is asked, and no other certificate is accepted.
 """
 
 from __future__ import annotations

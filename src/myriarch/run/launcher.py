@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from myriarch.errors import EnvironmentFault, MyriarchError, UsageError
-from myriarch.run import sweep
+from myriarch.run import room, sweep
 from myriarch.run.api import ControllerClient
 from myriarch.run.directory import Attempt, Contact, Launch, Outcome, RunDirectory, read_json, write_json
 from myriarch.run.identity import client_context, create_identity, read_token
@@ -40,7 +40,7 @@ log = logging.getLogger("myriarch.launcher")
 TRAIN_ZYGOTE: Final = ("-m", "myriarch.train.zygote")
 CONTROLLER_RESTARTS: Final = 10
 """Of one launch. A controller that dies more often dies of its journal or of this machine."""
-AGENTS_END_S: Final = 10.0
+AGENTS_END_S: Final = 5.0
 """After the run's end, for the agents to end by themselves."""
 RETRY_S: Final = 0.02
 NO_AGENTS_S: Final = 3.0
@@ -69,6 +69,7 @@ def run_training(
         raise EnvironmentFault(
             "PyTorch is not installed for this Python", hint="install it: pip install 'myriarch[train]'"
         )
+    room.check(resolved)
     directory = RunDirectory(Path(resolved.run.output).absolute() / resolved.run.name)
     for run_id in sweep.sweep_stale():
         log.info("swept what run %s left", run_id)
@@ -266,6 +267,8 @@ class _Supervisor:
             self._engine.resume(str(order["resume"]))
             return
         shown: Shown = shown_decoder.decode(text)
+        if shown.phase == "ended":
+            self._engine.resume_all()  # a stopped node cannot hear that the run is over
         self._progress.show(shown)
         while self._chaos and shown.step >= self._chaos[0].at_step:
             self._inflict(self._chaos.pop(0))

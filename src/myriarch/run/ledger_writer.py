@@ -1,4 +1,4 @@
-"""Spans and validation losses on their way to disk: in a thread, in batches, so that no disk is ever on the path of a fault."""
+"""Spans and validation losses on their way to disk: in a thread, in batches, so that no fault waits for a disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from myriarch.run.messages import Report, Taken
 from myriarch.run.outbox import Connection
 
 QUEUE_LIMIT: Final = 4096
-"""Batches of reports waiting for the disk; beyond it the oldest are not acknowledged, so that their agents keep them."""
+"""Batches of reports waiting for the disk. Beyond it the oldest are not acknowledged: their agents keep them."""
 
 
 class LedgerWriter:

@@ -1,7 +1,8 @@
 """The local engine: a fleet as processes of this machine, each node with its own loopback address.
 
 It starts the controller and the agents, sees how each of them ends, and removes what a dead node left: its memory is
-gone with it. Every child leads a process group of its own and holds the owner pipe's end, so nothing survives this process.
+gone with it. Every child leads a process group of its own and holds the owner pipe's end, so nothing survives this
+process.
 """
 
 from __future__ import annotations
@@ -104,6 +105,11 @@ class LocalEngine:
     def resume(self, node: str) -> None:
         """Continue a stopped node."""
         if (agent := self.agents.get(node)) is not None:
+            agent.kill_group(signal.SIGCONT)
+
+    def resume_all(self) -> None:
+        """Continue every node that is stopped; to the others it is nothing."""
+        for agent in self.agents.values():
             agent.kill_group(signal.SIGCONT)
 
     def output_of(self, name: str, *, limit: int = 2000) -> str:

@@ -5,8 +5,8 @@ Nothing is lost and nothing is done twice, whoever dies and comes back:
 - Agent to controller: `Report`s are numbered by the agent and kept until the controller, having journalled them, says
   `Taken`. After a reconnect, those not taken are sent again. A controller that was restarted in between recognises in
   its journal the events that it had journalled without having said so.
-- Controller to agent: an action's number is its record's in the journal, so it outlives the controller. `Hello` says the
-  last one that this agent process carried out; those after it are sent again.
+- Controller to agent: an action's number is its record's in the journal, so it outlives the controller. `Hello` says
+  the last one that this agent process was given; those after it are sent again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from myriarch.event.spans import Span
 MESSAGE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """A larger WebSocket message is refused by either side."""
 REPORTS_KEPT: Final = 50_000
-"""Reports that an agent keeps for a controller that is away: hours of steps. Beyond it, the oldest are dropped, loudly."""
+"""Reports that an agent keeps for a controller that is away: hours of steps. Then the oldest are dropped, loudly."""
 REPORTS_PER_BATCH: Final = 256
 
 

@@ -24,7 +24,7 @@ from myriarch.event.ids import NodeId
 from myriarch.run.messages import Do, FromController
 
 PENDING_LIMIT: Final = 100_000
-"""Actions kept for a node that is away. Beyond it the oldest go: a node that long away is lost and comes as a new boot."""
+"""Actions kept for a node that is away. Then the oldest go: a node that long away is lost and comes as a new boot."""
 
 
 class Connection(Protocol):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def state(pid: int) -> str:
-    """One letter (`R`, `S`, `D`, `T` stopped, `Z` dead and not yet waited for), or empty if there is no such process."""
+    """One letter (`R`, `S`, `D`, `T` stopped, `Z` dead and not waited for), or empty if there is no such process."""
     fields = _stat(pid)
     return fields[0] if fields else ""
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot: with its id it names a process for good. None: it is gone."""
+    """When the process started, in clock ticks since boot; with its id it names a process for good. None: gone."""
     fields = _stat(pid)
     return int(fields[19]) if fields else None
 

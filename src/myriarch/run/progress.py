@@ -53,8 +53,9 @@ class ProgressLine:
         self._console = console or Console(stderr=True, highlight=False)
         self._steps = steps
         self._bar = Progress(
-            TextColumn("{task.fields[phase]:<9}"), BarColumn(bar_width=None), TextColumn("step {task.completed}/{task.total}"),
-            TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[phase]:<9}"), BarColumn(bar_width=None),
+            TextColumn("step {task.completed}/{task.total}"), TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
             console=self._console, disable=not self._console.is_terminal, transient=True,
         )  # fmt: skip
         self._task: TaskID | None = None

@@ -96,6 +96,8 @@ class Watcher(Protocol):
     changed: asyncio.Event
     orders: list[bytes]
     """Texts for the engine, sent before the next state."""
+    closed: bool
+    """There is nothing more to be seen."""
 
 
 class AgentConnection:
@@ -124,21 +126,29 @@ class AgentConnection:
         tasks = {
             asyncio.create_task(self._read(backend)),
             asyncio.create_task(self._write()),
-            asyncio.create_task(self._closing.wait()),
+            asyncio.create_task(self._closed()),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if task.exception() is not None:
-                    self.why = self.why or str(task.exception())
+                match task.exception():
+                    case WebSocketDisconnect():
+                        pass
+                    case TimeoutError():
+                        self.why = self.why or f"no Hello within {HELLO_TIMEOUT_S:g} s"
+                    case BaseException() as error:
+                        self.why = self.why or f"{type(error).__name__}: {error}"
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             if self.node:
-                backend.gone(self, self.why or "connection closed")
+                backend.gone(self, self.why or "its connection closed")
             with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect):
                 await self._websocket.close(1008 if self.why else 1000, self.why[:120])
+
+    async def _closed(self) -> None:
+        await self._closing.wait()
 
     async def _read(self, backend: Backend) -> None:
         async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -249,7 +259,7 @@ class _Routes:
 
 async def _watched(backend: Backend, watcher: Watcher, leaving: asyncio.Task[object]) -> AsyncIterator[bytes]:
     """The state now and after each change, with a least interval; the engine's orders at once."""
-    while not leaving.done():
+    while not leaving.done() and not watcher.closed:
         for order in watcher.orders:
             yield order
         watcher.orders.clear()

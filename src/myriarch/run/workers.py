@@ -293,8 +293,9 @@ class Worker:
                 layout_hash=request.layout_hash, payload_bytes=request.payload_bytes, index_bytes=request.index_bytes,
             )  # fmt: skip
         except MyriarchError as error:
-            log.error("worker %s/%d trains without snapshots: %s", *self.key, error)
-            return Slots(paths=("", ""), error=str(error))
+            why = f"{error} ({error.hint})" if error.hint else str(error)
+            log.error("worker %s/%d trains without snapshots: %s", *self.key, why)
+            return Slots(paths=("", ""), error=why)
         return Slots(paths=pair.paths, committed=pair.committed)
 
     def _ready(self, message: Ready) -> None:

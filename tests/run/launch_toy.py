@@ -1,0 +1,28 @@
+"""`python launch_toy.py <resolved run, JSON>`: the launcher with the toy's zygote; prints how the launch ended."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from myriarch.errors import MyriarchError
+from myriarch.run.launcher import run_training
+from myriarch.spec.run import ResolvedRun
+
+
+def main() -> int:
+    resolved = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ResolvedRun)
+    zygote = (str(Path(__file__).with_name("fake_zygote.py")),)
+    try:
+        ended = run_training(resolved, fresh="--fresh" in sys.argv, zygote=zygote)
+    except MyriarchError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n{error.hint}\n")
+        return error.exit_code
+    sys.stdout.write(msgspec.json.encode(ended.outcome).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from myriarch.account.facts import Entry
-from myriarch.account.incidents import HALTING, Decision, Faults, Incident
+from myriarch.account.incidents import HALTING, Decision, Faults, Incident, LastSpan
 from myriarch.account.paint import Claim, Layer
 from myriarch.event.actions import (
     Decide,
@@ -76,7 +76,10 @@ class _Device:
 class _Walk:
     """Follows roles of nodes and stages of workers through a journal."""
 
-    def __init__(self, devices: Iterable[tuple[DeviceId, NodeId]], timeline: Sequence[Entry], start_ns: int) -> None:
+    def __init__(
+        self, devices: Iterable[tuple[DeviceId, NodeId]], timeline: Sequence[Entry], last_span: LastSpan, start_ns: int
+    ) -> None:
+        self._last_span = last_span
         self._devices = {device: _Device(node, start_ns) for device, node in devices}
         self._by_node: dict[NodeId, list[_Device]] = {}
         for device in self._devices.values():
@@ -121,8 +124,9 @@ class _Walk:
                 self._move(group, rank, "forked", at_ns)
             case WorkerReady(group=group, rank=rank):
                 self._move(group, rank, "ready", at_ns)
-            case WorkerHeld(group=group, rank=rank):
-                self._move(group, rank, "held", at_ns)
+            case WorkerHeld(node=node, group=group, rank=rank):
+                # It may have waited for long before the word came through: a controller that was away was told later.
+                self._move(group, rank, "held", self._last_span(node, at_ns) or at_ns)
             case WorkerExited(group=group, rank=rank, incarnation=incarnation):
                 worker = self._workers.get((group, rank))
                 if worker is not None and worker.incarnation == incarnation and worker.stage != "held":
@@ -152,7 +156,7 @@ class _Walk:
         device = self._workers.get((group, rank))
         if device is not None and device.stage not in ("none", "benched"):
             device.stage = stage
-            self._refresh((device,), at_ns)
+            self._refresh((device,), max(at_ns, device.since_ns))
 
     def _start(self, start: StartSteps, at_ns: int) -> None:
         self._formed = True
@@ -195,10 +199,15 @@ class _Walk:
 
 
 def contexts(
-    devices: Iterable[tuple[DeviceId, NodeId]], timeline: Sequence[Entry], *, start_ns: int, end_ns: int
+    devices: Iterable[tuple[DeviceId, NodeId]],
+    timeline: Sequence[Entry],
+    last_span: LastSpan,
+    *,
+    start_ns: int,
+    end_ns: int,
 ) -> dict[DeviceId, Context]:
     """The context of each device, from the run's first record to its end."""
-    walk = _Walk(devices, timeline, start_ns)
+    walk = _Walk(devices, timeline, last_span, start_ns)
     for at_ns, what in timeline:
         walk.take(at_ns, what)
     return walk.finish(end_ns)

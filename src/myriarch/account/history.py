@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from myriarch.account.context import Context, contexts, incident_claims, restart_leaf
 from myriarch.account.facts import Entry, Facts, StepFact, devices_of_groups, first_incarnation, gather, timeline_of
-from myriarch.account.incidents import Faults, LastSpan, find_faults
+from myriarch.account.incidents import Faults, LastSpan, find_faults, with_lost_steps
 from myriarch.account.lineage import Lineage, lineage_of
 from myriarch.account.paint import Claim, Layer
 from myriarch.errors import LedgerError
@@ -141,11 +141,13 @@ def _assemble(
     nodes = {device.id: device.node for device in devices}
     facts = gather(timeline)
     measured, intake = _measured(spans, nodes, facts, timeline, start_ns=start_ns, end_ns=end_ns)
-    faults = find_faults(timeline, _last_span(measured, nodes))
-    context = contexts(nodes.items(), timeline, start_ns=start_ns, end_ns=end_ns)
+    last_span = _last_span(measured, nodes)
+    faults = find_faults(timeline, last_span)
+    context = contexts(nodes.items(), timeline, last_span, start_ns=start_ns, end_ns=end_ns)
     journal_claims = _journal_claims(devices, context, faults, timeline, end_ns)
     counted = _counted(facts, measured)
     cuts = _cuts(faults, end_ns)
+    lineage = lineage_of(timeline)
     first = first_incarnation(facts)
     claims = {device.id: (*counted.get(device.id, ()), *journal_claims[device.id]) for device in devices}
     for device, own in measured.items():
@@ -161,8 +163,8 @@ def _assemble(
         devices=devices,
         claims=claims,
         facts=facts,
-        lineage=lineage_of(timeline),
-        faults=faults,
+        lineage=lineage,
+        faults=with_lost_steps(faults, lineage, ((f.completed.incarnation, f.step) for f in facts.steps)),
         intake=intake,
     )
 

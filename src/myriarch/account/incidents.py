@@ -15,11 +15,12 @@ incarnation ready (*restored*) and the first step that they complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 from msgspec.structs import replace
 
+from myriarch.account.lineage import Lineage
 from myriarch.event.actions import Decide, LaunchWorkers, LogMembership, RejoinWorkers, StartSteps, WorkerPlan
 from myriarch.event.base import Value
 from myriarch.event.events import (
@@ -29,14 +30,13 @@ from myriarch.event.events import (
     NodeJoined,
     NodeSilent,
     Phase,
-    RunStarted,
     StepCompleted,
     WorkerExited,
     WorkerForked,
     WorkerReady,
     WorkerStalled,
 )
-from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step
+from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank
 from myriarch.units import NS_PER_S
 
 Evidence = Literal["injected", "silence", "last_sign_of_life", "detection"]
@@ -86,7 +86,7 @@ class Incident(Value, frozen=True, kw_only=True):
     restored_ns: int | None = None
     first_step_ns: int | None = None
     lost_steps: int | None = None
-    """Completed steps that have to be done again. None: not known yet."""
+    """Completed steps that it cost: to be done again, or gone with the run. None: not known yet."""
 
     @property
     def decided_ns(self) -> int | None:
@@ -138,6 +138,35 @@ def find_faults(timeline: Sequence[tuple[int, object]], last_span: LastSpan) -> 
     return reader.finish()
 
 
+def with_lost_steps(faults: Faults, lineage: Lineage, completed: Iterable[tuple[Incarnation, int]]) -> Faults:
+    """Charge every lost step to the incident that cost it. `completed`: `(incarnation, step)` as in `Span.step`.
+
+    A step is lost by the first later incarnation that went on from before it. Several incidents may stand between two
+    incarnations that stepped (a second fault on the way back from the first): the earliest broke the run, and pays.
+    What the run's end takes is charged to the incident that ended it.
+    """
+    started = [Incarnation(0), *(number for number, _ in lineage.starts)]
+    costs = {incident.number: 0 for incident in faults.incidents}
+    for incarnation, step in sorted(set(completed)):
+        if lineage.fate(incarnation, step) != "lost":
+            continue
+        by = next((number for number, start in lineage.starts if number > incarnation and start <= step), None)
+        if by is None:
+            guilty = next((one for one in reversed(faults.incidents) if one.restored_ns is None), None)
+        else:
+            before = started[started.index(by) - 1]
+            guilty = next((one for one in faults.incidents if before < (one.incarnation or 0) <= by), None)
+        if guilty is not None:
+            costs[guilty.number] += 1
+    known = {one.number for one in faults.incidents if one.incarnation is not None or lineage.kept_steps is not None}
+    return replace(
+        faults,
+        incidents=tuple(
+            replace(one, lost_steps=costs[one.number] if one.number in known else None) for one in faults.incidents
+        ),
+    )
+
+
 class _Reader:
     """Walks a journal once.
 
@@ -155,8 +184,6 @@ class _Reader:
         """Where each worker of the newest incarnation, `_placed`, runs."""
         self._placed = Incarnation(0)
         self._incarnation = Incarnation(0)
-        self._position = Step(0)
-        """Steps done in the present line of descent."""
         self._injected: list[tuple[int, FaultInjected]] = []
         self._troubles: list[_Trouble] = []
         self._losses_open: dict[NodeId, Loss] = {}
@@ -170,8 +197,6 @@ class _Reader:
 
     def take(self, at_ns: int, what: object) -> None:
         match what:
-            case RunStarted(resume_step=step) if step is not None:
-                self._position = step
             case FaultInjected(action="kill" | "stop"):
                 self._injected.append((at_ns, what))
             case FaultInjected(action="resume", nodes=nodes):
@@ -314,16 +339,11 @@ class _Reader:
         # A decision answers everything that was known when it was made.
         self._troubles = []
         incident = self._incidents[decide.incident]
-        lost_steps = incident.lost_steps
-        if starts and decide.to_step is not None:
-            lost_steps = (lost_steps or 0) + max(0, self._position - decide.to_step)
-            self._position = decide.to_step
         self._incidents[decide.incident] = replace(
             incident,
             decisions=(*incident.decisions, decision),
             lost_nodes=tuple(dict.fromkeys((*incident.lost_nodes, *decide.lost_nodes))),
             lost_workers=tuple(dict.fromkeys((*incident.lost_workers, *decide.lost_workers))),
-            lost_steps=lost_steps,
         )
 
     def _begin(
@@ -379,17 +399,11 @@ class _Reader:
             incident = self._incidents[number]
             began = incident.incarnation
             if incident.restored_ns is None and began is not None and start.incarnation >= began:
-                lost = max(0, self._position - start.start_step)
-                self._incidents[number] = replace(
-                    incident, restored_ns=at_ns, lost_steps=(incident.lost_steps or 0) + lost
-                )
-                self._position = min(self._position, start.start_step)
-        self._position = start.start_step
+                self._incidents[number] = replace(incident, restored_ns=at_ns)
 
     def _stepped(self, at_ns: int, event: StepCompleted) -> None:
         if event.incarnation < self._incarnation:
             return  # reported late by a group whose incarnation was given up
-        self._position = max(self._position, event.step)
         self._last_step_ns = at_ns
         self._troubles = [t for t in self._troubles if t.certain]
         self._stepped_ns[event.group] = at_ns

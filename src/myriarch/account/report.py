@@ -275,7 +275,7 @@ def _incident(incident: Incident, history: History) -> IncidentReport:
         restored_s=since_fault(incident.restored_ns),
         first_step_s=since_fault(incident.first_step_ns),
         lost_steps=incident.lost_steps,
-        reason=incident.decisions[-1].reason if incident.decisions else "no decision yet",
+        reason=_reason(incident, history),
         number=incident.number,
         fault_ns=incident.fault_ns,
         fault_at_s=(incident.fault_ns - history.start_ns) / NS_PER_S,
@@ -285,6 +285,12 @@ def _incident(incident: Incident, history: History) -> IncidentReport:
         lost_workers=tuple(f"{group}/{rank}" for group, rank in incident.lost_workers),
         split=_split(incident),
     )
+
+
+def _reason(incident: Incident, history: History) -> str:
+    if incident.decisions:
+        return incident.decisions[-1].reason
+    return history.end.reason.text if history.end is not None else "no decision yet"
 
 
 def _split(incident: Incident) -> IncidentSplit:

@@ -270,6 +270,7 @@ class NodeMemory:
         layout_hash: str,
         digest: str,
         index: bytes,
+        index_room_bytes: int,
         block_hashes: Sequence[int],
         wait_s: float = FREE_SLOT_WAIT_S,
     ) -> Iterator[Receiving]:
@@ -283,7 +284,7 @@ class NodeMemory:
             raise IntegrityError(
                 f"the block table of shard {shard.group}/{shard.rank} at step {shard.step} does not match its root"
             )
-        layout = Layout(shard.world_size, layout_hash, shard.size_bytes, _room_for(index))
+        layout = Layout(shard.world_size, layout_hash, shard.size_bytes, index_room_bytes)
         with self._changed:
             cell = self._free_cell((shard.group, shard.rank, shard.role), layout, shard, wait_s)
             cell.slot.begin(step=shard.step, incarnation=shard.incarnation, index=index)
@@ -535,11 +536,6 @@ class NodeMemory:
     def _remove(self, cell: Cell) -> None:
         cell.slot.path.unlink(missing_ok=True)
         cell.slot.close()
-
-
-def _room_for(index: bytes) -> int:
-    """Indexes of one layout vary by a few bytes (numbers of the step): leave room, so that they share a pair."""
-    return -(-(len(index) + 1024) // 4096) * 4096
 
 
 def make_private_directory(directory: Path) -> None:

@@ -248,6 +248,11 @@ class Slot:
         return index
 
     @property
+    def index_room_bytes(self) -> int:
+        """How large an index may be."""
+        return self.identity.index_bytes
+
+    @property
     def block_hashes(self) -> list[int]:
         """The block table, verified against the root."""
         self._require_sealed()

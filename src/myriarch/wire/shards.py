@@ -293,7 +293,12 @@ def fetch_shard(
 
 def _open_for(host: ShardHost, offer: ShardOffer, shard: HeldShard) -> AbstractContextManager[WritableShard]:
     return host.receiving(
-        shard, layout_hash=offer.layout_hash, digest=offer.digest, index=offer.index, block_hashes=offer.block_hashes
+        shard,
+        layout_hash=offer.layout_hash,
+        digest=offer.digest,
+        index=offer.index,
+        index_room_bytes=offer.index_room_bytes,
+        block_hashes=offer.block_hashes,
     )
 
 

@@ -36,6 +36,8 @@ class ReadableShard(Protocol):
     @property
     def index(self) -> bytes: ...
     @property
+    def index_room_bytes(self) -> int: ...
+    @property
     def block_hashes(self) -> Sequence[int]: ...
     @property
     def payload(self) -> memoryview: ...
@@ -67,7 +69,14 @@ class ShardHost(Protocol):
         ...
 
     def receiving(
-        self, shard: HeldShard, *, layout_hash: str, digest: str, index: bytes, block_hashes: Sequence[int]
+        self,
+        shard: HeldShard,
+        *,
+        layout_hash: str,
+        digest: str,
+        index: bytes,
+        index_room_bytes: int,
+        block_hashes: Sequence[int],
     ) -> AbstractContextManager[WritableShard]:
         """Raises IntegrityError, EnvironmentFault, UsageError: see `NodeMemory.receiving`."""
         ...
@@ -80,6 +89,8 @@ class ShardOffer(Message, frozen=True, kw_only=True):
     layout_hash: str
     digest: str
     index: bytes
+    index_room_bytes: int
+    """As in the slot that it comes from: what is fetched for a worker is a slot of that worker's own layout."""
     block_hashes: tuple[int, ...]
 
 
@@ -119,6 +130,7 @@ def make_offer(shard: HeldShard, source: ReadableShard) -> ShardOffer:
         layout_hash=source.layout_hash,
         digest=source.digest,
         index=source.index,
+        index_room_bytes=source.index_room_bytes,
         block_hashes=tuple(source.block_hashes),
     )
 

@@ -143,8 +143,11 @@ class Snapshots(msgspec.Struct, kw_only=True):
         return self._settle(snapshot, now_s)
 
     def fetched(self, node: NodeId, shard: HeldShard) -> None:
-        """A restore put a shard of the committed snapshot into `node`'s memory."""
-        if self._is_committed(shard):
+        """A restore put a shard of the committed snapshot into `node`'s memory.
+
+        Only what a worker fetched of its own is counted on: what resharding needed of others is not kept.
+        """
+        if self._is_committed(shard) and self.owners.get((shard.group, shard.rank)) == node:
             assert self.committed is not None
             self.committed.holders.setdefault((shard.group, shard.rank), {}).setdefault(node, shard)
 
@@ -176,16 +179,17 @@ class Snapshots(msgspec.Struct, kw_only=True):
             self.committed.losses += any(shard is not None for shard in removed)
         return [action for pending in list(self.pending.values()) for action in self._settle(pending, now_s)]
 
-    def suspect(self, node: NodeId, shard_of: ShardKey, step: Step) -> bool:
+    def suspect(self, node: NodeId, shard_of: ShardKey, step: Step, *, at_once: bool) -> bool:
         """A holder could not hand out its shard of the committed snapshot. True when it is believed no longer.
 
-        The first time may be the network's fault; the second time the shard counts as lost.
+        The first time may be the network's fault, and another holder is asked if there is one; the second time, and
+        with `at_once` the first, the shard counts as lost.
         """
         snapshot = self.committed
         if snapshot is None or snapshot.step != step or node not in snapshot.holders.get(shard_of, {}):
             return False
         suspect = (node, *shard_of)
-        if suspect not in snapshot.suspects:
+        if suspect not in snapshot.suspects and not at_once:
             snapshot.suspects[suspect] = None
             return False
         del snapshot.holders[shard_of][node]

@@ -10,6 +10,7 @@ The snapshot being drained keeps its slots (the agents see to that); the next on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -41,6 +42,8 @@ class DrainJob(msgspec.Struct, kw_only=True):
     writers: dict[NodeId, None]
     """All nodes of this try."""
     finisher: NodeId
+    failed_on: dict[NodeId, None] = {}
+    """Nodes on which an earlier try failed: others are asked if they can."""
 
 
 class Drain(msgspec.Struct, kw_only=True):
@@ -134,6 +137,7 @@ class Drain(msgspec.Struct, kw_only=True):
         """A node could not write."""
         if self.job is None or not self._is_of(event.step, event.incarnation) or event.node not in self.job.writers:
             return []
+        self.job.failed_on[event.node] = None
         return self._again(f"{event.node}: {event.why}", now_s)
 
     def lose(self, node: NodeId, *, now_s: float) -> list[AnyAction]:
@@ -159,8 +163,11 @@ class Drain(msgspec.Struct, kw_only=True):
         job = self.job
         return job is not None and (step, incarnation) == (job.snapshot.step, job.snapshot.incarnation)
 
-    def _begin(self, snapshot: Snapshot, *, final: bool, attempt: int, now_s: float) -> list[AnyAction]:
-        sources = complete_copy(snapshot)
+    def _begin(
+        self, snapshot: Snapshot, *, final: bool, attempt: int, now_s: float, failed_on: Iterable[NodeId] = ()
+    ) -> list[AnyAction]:
+        avoided = dict.fromkeys(failed_on)
+        sources = complete_copy(snapshot, without=avoided) or complete_copy(snapshot)
         if sources is None:
             return self._give_up(snapshot, final, "no group's copy of it is whole in memory")
         by_node: dict[NodeId, list[tuple[GroupId, Rank]]] = {}
@@ -178,6 +185,7 @@ class Drain(msgspec.Struct, kw_only=True):
             waiting=dict.fromkeys(nodes),
             writers=dict.fromkeys(nodes),
             finisher=nodes[0],
+            failed_on=avoided,
         )
         group = sources[0].shard.group
         kind = "the run's last snapshot is" if final else "a snapshot is due on disk,"
@@ -200,7 +208,9 @@ class Drain(msgspec.Struct, kw_only=True):
         job, self.job = self.job, None
         self.rubbish.append(job.path)
         if job.attempt < DRAIN_TRIES and complete_copy(job.snapshot) is not None:
-            return self._begin(job.snapshot, final=job.final, attempt=job.attempt + 1, now_s=now_s)
+            return self._begin(
+                job.snapshot, final=job.final, attempt=job.attempt + 1, now_s=now_s, failed_on=job.failed_on
+            )
         return [*self._give_up(job.snapshot, job.final, why, attempt=job.attempt), *self._next(now_s)]
 
     def _give_up(self, snapshot: Snapshot, final: bool, why: str, *, attempt: int = 1) -> list[AnyAction]:

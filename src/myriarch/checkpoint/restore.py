@@ -12,7 +12,7 @@ the run's seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from myriarch.checkpoint.commit import Snapshot
 from myriarch.event.actions import Fresh, FromDisk, FromMemory, Restore, ShardSource
@@ -64,14 +64,18 @@ def plan_restore(
 
 
 def complete_copy(
-    snapshot: Snapshot, *, first: GroupId | None = None, near: Sequence[NodeId] = ()
-) -> tuple[ShardSource, ...] | None:  # fmt: skip
+    snapshot: Snapshot,
+    *,
+    first: GroupId | None = None,
+    near: Sequence[NodeId] = (),
+    without: Container[NodeId] = (),
+) -> tuple[ShardSource, ...] | None:
     """All shards of one group: of `first` if it is whole, else of the first one that is; None when none is.
 
-    Holders in `near` are preferred.
+    Holders in `near` are preferred, those in `without` do not count.
     """
     for layout in sorted(snapshot.layouts, key=lambda other: other.group != first):
-        sources = [_nearest(snapshot, key, near) for key in layout.shard_keys()]
+        sources = [_nearest(snapshot, key, near, without) for key in layout.shard_keys()]
         found = tuple(source for source in sources if source is not None)
         if len(found) == layout.world_size:
             return found
@@ -111,12 +115,22 @@ def _same_shard(
     return None
 
 
-def _nearest(snapshot: Snapshot, key: ShardKey, near: Sequence[NodeId]) -> ShardSource | None:
+def _nearest(
+    snapshot: Snapshot, key: ShardKey, near: Sequence[NodeId], without: Container[NodeId] = ()
+) -> ShardSource | None:  # fmt: skip
     """The holder to take a shard from: one of `near`, else its own node, else a copy; then by name."""
-    held = snapshot.holders.get(key)
+    held = {node: shard for node, shard in snapshot.holders.get(key, {}).items() if node not in without}
     if not held:
         return None
-    node = min(held, key=lambda other: (other not in near, held[other].role != "own", node_order(other)))
+    node = min(
+        held,
+        key=lambda other: (
+            (other, *key) in snapshot.suspects,
+            other not in near,
+            held[other].role != "own",
+            node_order(other),
+        ),
+    )
     return ShardSource(node=node, shard=held[node])
 
 

@@ -64,8 +64,8 @@ def _start_late(state: State, now_s: float) -> Iterator[AnyAction]:
         return
     absent = ", ".join(_designated(state, present=False))
     text = (
-        f"`{absent}` did not join within {state.recovery.start_timeout_s} s (`recovery.start_timeout_s`), "
-        f"and group {missing[0]} cannot start without"
+        f"{absent} did not join within {state.recovery.start_timeout_s} s (`recovery.start_timeout_s`), "
+        f"and {', '.join(missing)} cannot start without"
     )
     yield from finish(state, "failed", text, detail=f"{text}; see the logs of those agents", now_s=now_s)
 

@@ -64,11 +64,12 @@ def on_fetch_failed(state: State, event: FetchFailed, now_s: float) -> Iterator[
     if event.incarnation != state.crew.incarnation or state.course.phase != "forming":
         return
     key = (event.group, event.rank)
-    believed = not state.snapshots.suspect(event.source, key, event.step)
+    local = event.source == event.node  # no network lies in between: it is not there, or not intact
+    believed = not state.snapshots.suspect(event.source, key, event.step, at_once=local)
     what = (
         f"{event.node} could not fetch {event.group}/{event.rank} of step {event.step} from {event.source}: {event.why}"
     )
-    state.fail(what if believed else f"{what}, for the second time", now_s=now_s)
+    state.fail(what if believed else f"{what}; that copy counts as lost", now_s=now_s)
     yield from ()
 
 

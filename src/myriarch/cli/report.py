@@ -283,11 +283,12 @@ def _fix(console: Console, made: Report, language: Language) -> None:
     if fix is None:
         console.print(f"{head}: {term('nothing_to_fix', language)}")
         return
-    text = f"{head}: {leaf_name(fix.leaf, language)} ({100 * fix.share:.1f} %)"
+    lines = [f"{head}: {leaf_name(fix.leaf, language)} ({100 * fix.share:.1f} %)"]
     if fix.effective is not None:
-        text += f"; {term('would_be', language)} {_percent(fix.effective, language)}"
-    hint = advice(fix.leaf, language)
-    console.print(f"{text}. {hint}" if hint else text, style="bold")
+        lines.append(f"{term('would_be', language)} {_percent(fix.effective, language)}")
+    if hint := advice(fix.leaf, language):
+        lines.append(hint)
+    console.print("\n  ".join(lines), style="bold")
 
 
 # --- small parts -----------------------------------------------------------------------------------------------------

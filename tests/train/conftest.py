@@ -176,6 +176,10 @@ class FakeFleet:
         self.workers: dict[Key, FakeWorker] = {}
         self.store = KeyValueStore()
         self.drained: queue.Queue[DrainResult] = queue.Queue()
+        self.commits_up_to = 10**9
+        """Commit each snapshot up to this step as soon as all workers have sealed it."""
+        self._sealed: dict[tuple[int, int], set[Key]] = {}
+        self._lock = threading.Lock()
         arena = Path("/dev/shm") / f"myriarch-{os.getuid()}" / f"test-{os.getpid()}-{folder.name}" / "node-x"
         make_private_directory(arena)
         self.arena = arena
@@ -217,12 +221,21 @@ class FakeFleet:
             while (message := channel.receive()) is not None:
                 if isinstance(message, SlotRequest):
                     channel.send(self.slots_for(worker.plan, message))
+                if isinstance(message, Sealed):
+                    self._note_sealed(worker, message)
                 with worker.changed:
                     worker.messages.append(message)
                     worker.changed.notify_all()
             with worker.changed:
                 worker.closed = True
                 worker.changed.notify_all()
+
+    def _note_sealed(self, worker: FakeWorker, sealed: Sealed) -> None:
+        with self._lock:
+            by = self._sealed.setdefault((sealed.step, worker.plan.incarnation), set())
+            by.add(worker.key)
+            if sealed.step <= self.commits_up_to and by == self.workers.keys():
+                self.commit(sealed.step, worker.plan.incarnation)
 
     def begin_of(self, plan: WorkerPlan) -> Begin:
         return Begin(

@@ -86,10 +86,11 @@ def device_of(index: int) -> torch.device:
     return torch.device("cpu")
 
 
-def join_group(plan: WorkerPlan, *, token: str, address: str, device: torch.device, timeout_s: float) -> None:
+def join_group(plan: WorkerPlan, *, token: str, address: str, device: torch.device, timeout_s: float) -> Store:
     """Make the default process group of this worker's replica group: all its ranks meet here, within `timeout_s`.
 
-    A group of one has one too, as DeviceMesh wants it; a process that runs alone needs no store for it.
+    A group of one has one too, as DeviceMesh wants it; a process that runs alone needs no store for it. Returns the store,
+    which the caller must keep: torch holds its C++ half only, and subgroups made later would miss the rest.
     """
     set_environment(plan)
     interface = interface_of(address)
@@ -108,6 +109,7 @@ def join_group(plan: WorkerPlan, *, token: str, address: str, device: torch.devi
         timeout=timedelta(seconds=timeout_s),
         device_id=None if device.type == "cpu" else device,
     )
+    return store
 
 
 def set_environment(plan: WorkerPlan) -> None:

@@ -86,6 +86,7 @@ class Session:
         self._merging: Final = Merging(self.run, self.group, link, host=begin.address, token=begin.run_token)
         self._beacon: Final = Beacon(begin.beacon_path, begin.beacon_index) if begin.beacon_path else None
         self._memory: MemoryTier | None = None
+        self._store: object = None
         self._go: Go | None = None
         self._step = Step(0)
         self._notes = _StepNotes()
@@ -99,7 +100,7 @@ class Session:
     def join(self) -> None:
         """Meet the group's other workers, within the run's `start_timeout_s`."""
         self.timeline.enter("comm_init")
-        join_group(
+        self._store = join_group(
             self.plan,
             token=self.begin.run_token,
             address=self.begin.address,

@@ -5,6 +5,7 @@ It is an ordinary user of the session, and the example of one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ from myriarch.train.parallel import (
     reset_parameters,
 )
 from myriarch.train.session import Session
+
+_LOG: Final = logging.getLogger("myriarch.worker")
+"""One line for each step that counted: which samples went into it. After a rollback a step has another line."""
 
 
 class NotFinite(ArithmeticError):
@@ -132,6 +136,10 @@ class Trainer:
             return
         session.phase("useful_compute", "optimizer")
         self._apply(step)
+        _LOG.info(
+            "step %d of incarnation %d: slots %d-%d, samples %s",
+            step, session.plan.incarnation, session.slots.start, session.slots.stop, " ".join(map(str, samples)),
+        )  # fmt: skip
         every = self._run.validate_every_steps
         if every and (step + 1) % every == 0 and session.speaks_for_all:
             session.phase("evaluation", "compute")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import socket
@@ -32,6 +34,7 @@ _COLLECTIVE_TEXT: Final = re.compile(
 
 def main(job: ForkWorker, *, forked_ns: int) -> int:
     """Returns the exit code: 0 when the agent ended it, 1 when it failed and has said why."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(job.socket_path)
     channel: Channel[FromAgent] = Channel(sock, decode_type=FromAgent)
@@ -62,11 +65,9 @@ def _run(session: Session, channel: Channel[FromAgent]) -> int:
 
 def _fail(channel: Channel[FromAgent], error: Exception) -> int:
     detail = describe(error)
-    print(detail, flush=True)  # noqa: T201 - the worker's log
-    try:
+    logging.getLogger("myriarch.worker").error("%s", detail)
+    with contextlib.suppress(WireError):  # an agent that is gone need not be told
         channel.send(Failed(cause=cause_of(error), detail=detail))
-    except WireError:
-        pass  # the agent is gone: nobody is left to tell
     return 1
 
 

@@ -20,6 +20,7 @@ from myriarch.event.events import AnyEvent, StepCompleted
 from myriarch.event.journal import Record, actions_of, events_of, scan
 from myriarch.run.api import ControllerClient
 from myriarch.run.directory import Attempt, Outcome
+from myriarch.run.journal_file import JournalFile
 from myriarch.spec.fleet import Chip, Fleet, Pool
 from myriarch.spec.model import Model
 from myriarch.spec.run import Batch, Checkpoint, Group, Mesh, Recovery, ResolvedRun, Run
@@ -217,3 +218,15 @@ def state_after() -> Callable[[int], np.ndarray[Any, np.dtype[np.uint64]]]:
 @pytest.fixture
 def nothing_left() -> Callable[[str], list[str]]:
     return wait_for_nothing
+
+
+@pytest.fixture
+def fill_disk() -> Callable[[JournalFile], None]:
+    """The disk under an open journal has no room from now on."""
+
+    def fill(journal: JournalFile) -> None:
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, journal._descriptor)
+        os.close(full)
+
+    return fill

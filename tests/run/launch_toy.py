@@ -1,7 +1,11 @@
-"""`python launch_toy.py <resolved run, JSON>`: the launcher with the toy's zygote; prints how the launch ended."""
+"""`python launch_toy.py <resolved run, JSON>`: the launcher with the toy's zygote; prints how the launch ended.
+
+`TOY_ZYGOTE`: Python code to run instead of the toy's zygote.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,10 +15,12 @@ from myriarch.errors import MyriarchError
 from myriarch.run.launcher import run_training
 from myriarch.spec.run import ResolvedRun
 
+FAKE_ZYGOTE = str(Path(__file__).with_name("fake_zygote.py"))
+
 
 def main() -> int:
     resolved = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ResolvedRun)
-    zygote = (str(Path(__file__).with_name("fake_zygote.py")),)
+    zygote = ("-c", os.environ["TOY_ZYGOTE"]) if "TOY_ZYGOTE" in os.environ else (FAKE_ZYGOTE,)
     try:
         ended = run_training(resolved, fresh="--fresh" in sys.argv, zygote=zygote)
     except MyriarchError as error:

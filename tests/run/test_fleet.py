@@ -214,6 +214,13 @@ def test_a_node_that_cannot_have_room_is_refused_before_the_start(launch: Any, t
     assert not (launched.folder / "attempts").exists()
 
 
+def test_a_zygote_that_cannot_start_is_said_and_ends_the_run(launch: Any, tmp_path: Path, toy: Any) -> None:
+    launched = launch(toy("barren", tmp_path, pools={"fast": (1, 0)}), TOY_ZYGOTE="raise SystemExit('no torch here')")
+    _, err = launched.wait()
+    assert launched.process.returncode == EXIT_FAILED
+    assert "no torch here" in err
+
+
 def test_slower_devices_are_said_to_be(launch: Any, tmp_path: Path, toy: Any) -> None:
     launched = launch(toy("slower", tmp_path, pools={"fast": (1, 0)}, steps=6, emulate=Emulation(cpu_fraction=0.5)))
     assert launched.end().outcome == "completed"

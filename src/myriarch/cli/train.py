@@ -42,14 +42,9 @@ def _report(ended: Ended) -> None:
 
 
 def _tell(ended: Ended) -> None:
-    """The end in words, on stderr: stdout is the report's."""
-    outcome, attempt = ended.outcome, ended.attempt
-    lines = [
-        f"{outcome.outcome} at step {outcome.step}" + (f": {why}" if (why := outcome.detail or outcome.reason) else "")
-    ]
-    if outcome.checkpoint:
-        lines.append(f"checkpoint  {outcome.checkpoint}")
-    lines += [f"journal     {attempt.journal}", f"ledger      {attempt.ledger}", f"logs        {attempt.logs}"]
+    """The end in words, on stderr: stdout is the report's, which says where the files are."""
+    outcome = ended.outcome
+    why = outcome.detail or outcome.reason
+    print(f"{outcome.outcome} at step {outcome.step}" + (f": {why}" if why else ""), file=sys.stderr)
     if outcome.outcome in ("interrupted", "failed"):
-        lines.append("the same command goes on from the newest checkpoint; --fresh starts over")
-    print("\n".join(lines), file=sys.stderr)
+        print("the same command goes on from the newest checkpoint; --fresh starts over", file=sys.stderr)

@@ -82,6 +82,8 @@ class Agent:
         self._incarnations: dict[GroupId, Incarnation] = {}
         """Of each group whose rendezvous store is here: the incarnation in which its workers were last launched."""
         self._emulation = ""
+        self._error: BaseException | None = None
+        """What broke this boot."""
         self._node: Node
         self._workers: WorkerTable
         self._drains: Drains
@@ -101,7 +103,9 @@ class Agent:
                 await self._node.link.drained(FAREWELL_S)
             else:
                 await self._workers.end_all(gently_s=0)
-            return why
+        if isinstance(self._error, MyriarchError):
+            raise self._error
+        return why
 
     def end(self, why: str) -> None:
         """End this boot. The first reason stays."""
@@ -279,6 +283,7 @@ class Agent:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("a part of this agent failed", exc_info=error)
+            self._error = self._error or error
             self.end("broken")
 
 
@@ -311,7 +316,8 @@ def main(arguments: list[str]) -> int:
         return asyncio.run(_main(attempt, node, boot))
     except (MyriarchError, OSError) as error:
         log.critical("%s", error)
-        sys.stderr.write(f"{error}\n")
+        hint = error.hint if isinstance(error, MyriarchError) else ""
+        sys.stderr.write(f"{error}\n" + (f"hint: {hint}\n" if hint else ""))
         return EXIT_FAILED
     finally:
         sweep.leave(shm)

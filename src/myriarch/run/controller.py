@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -23,7 +23,7 @@ import uvicorn
 
 from myriarch.errors import EXIT_FAILED, EXIT_OK, EnvironmentFault, MyriarchError, UsageError, WireError
 from myriarch.event.actions import EndRun
-from myriarch.event.events import FaultInjected, NodeExited, RunStarted, StopRequested
+from myriarch.event.events import AnyEvent, FaultInjected, NodeExited, RunStarted, StopRequested
 from myriarch.event.ids import GroupId, NodeId, Rank
 from myriarch.run import sweep
 from myriarch.run.decider import Decider
@@ -39,6 +39,7 @@ from myriarch.run.messages import (
     Inflicted,
     Report,
     Reports,
+    Taken,
 )
 from myriarch.run.owner import Owner
 from myriarch.run.resume import newest_checkpoint
@@ -87,6 +88,8 @@ class Controller:
         self._inflicting: dict[int, asyncio.Future[Inflicted]] = {}
         self._inflicted = 0
         self._watchers: set[Watcher] = set()
+        self._taken: dict[str, tuple[str, int]] = {}
+        """Of each node: its boot, and the number of its last report that was taken by this process."""
 
     # --- HTTP ---
 
@@ -181,14 +184,11 @@ class Controller:
             raise WireError(f"`{node}` is no node of this run") from None
         if hello.run_id != self.launch.run_id or hello.joined.pool != place.pool:
             raise WireError(f"{node} is of run {hello.run_id}, pool {hello.joined.pool}; not of this one")
-        box = self._decider.outboxes[node]
-        for report in hello.reports:
-            if report.event is not None and hello.joined.boot == box.boot:
-                self._decider.take_again(report.event)
-        connection.node = node
+        connection.node, connection.boot = node, hello.joined.boot
         log.info("%s has connected (boot %s)", node, hello.joined.boot)
+        known = self._taken.get(node, ("", 0))[0] == hello.joined.boot
+        self._take(hello.reports, connection, take=self._decider.take if known else self._decider.take_again)
         self._decider.connect(hello.joined, connection, done_seq=hello.done_seq)
-        self._keep(hello.reports, connection)
         if self._emulation.get(node, "") != hello.emulation:
             self._emulation[node] = hello.emulation
             write_json(self.attempt.emulation, self._emulation)
@@ -196,11 +196,7 @@ class Controller:
     async def message(self, message: FromAgent, connection: AgentConnection) -> None:
         match message:
             case Reports():
-                for report in message.reports:
-                    if report.event is not None:
-                        self._check_speaker(report, connection)
-                        self._decider.take(report.event)
-                self._keep(message.reports, connection)
+                self._take(message.reports, connection, take=self._decider.take)
             case Beat():
                 if message.heartbeat.node != connection.node:
                     raise WireError(f"{connection.node} sends a heartbeat of {message.heartbeat.node}")
@@ -213,16 +209,20 @@ class Controller:
             case Hello():
                 raise WireError("a second Hello")
 
-    def _check_speaker(self, report: Report, connection: AgentConnection) -> None:
-        """A node speaks for itself alone."""
-        node = getattr(report.event, "node", connection.node)
-        if node != connection.node:
-            raise WireError(f"{connection.node} reports {type(report.event).__name__} of {node}")
-
-    def _keep(self, reports: tuple[Report, ...], connection: AgentConnection) -> None:
-        """The rest of the reports, and `Taken` when all of them are safe."""
+    def _take(
+        self, reports: tuple[Report, ...], connection: AgentConnection, *, take: Callable[[AnyEvent], None]
+    ) -> None:
+        """Events are decided upon now; spans are written, then all are acknowledged. What was taken is not again."""
+        boot, seq = self._taken.get(connection.node, ("", 0))
+        new = tuple(report for report in reports if boot != connection.boot or report.seq > seq)
+        for report in new:
+            if report.event is not None:
+                _check_speaker(report.event, connection)
+                take(report.event)
+        if new:
+            self._taken[connection.node] = (connection.boot, new[-1].seq)
         if reports:
-            self._ledger.put(reports, connection)
+            self._ledger.put(new, connection, taken=Taken(seq=reports[-1].seq))
 
     def gone(self, connection: AgentConnection, detail: str) -> None:
         log.info("%s has disconnected: %s", connection.node, detail)
@@ -262,6 +262,13 @@ class Controller:
         for watcher in self._watchers:
             watcher.closed = True
             watcher.changed.set()
+
+
+def _check_speaker(event: AnyEvent, connection: AgentConnection) -> None:
+    """A node speaks for itself alone."""
+    node = getattr(event, "node", connection.node)
+    if node != connection.node:
+        raise WireError(f"{connection.node} reports {type(event).__name__} of {node}")
 
 
 class _Server(uvicorn.Server):
@@ -318,6 +325,7 @@ async def serve(attempt: Attempt, port: int) -> None:
                 asyncio.create_task(decider.watch_deadlines(), name="deadlines"),
                 asyncio.create_task(controller.farewell(), name="farewell"),
                 asyncio.create_task(gone.wait(), name="owner"),
+                asyncio.create_task(_wait(decider.failed), name="decider"),
             ]
             if restarted:
                 asyncio.get_running_loop().call_later(RESTART_GRACE_S, decider.missing_after_restart)
@@ -342,6 +350,10 @@ async def _until_over(tasks: list[asyncio.Task[Any]]) -> None:
             task.result()
         if any(task.get_name() in ("farewell", "owner", "server") for task in done):
             return
+
+
+async def _wait(failed: asyncio.Future[None]) -> None:
+    await asyncio.shield(failed)
 
 
 def _server_config(attempt: Attempt, controller: Controller) -> uvicorn.Config:

@@ -61,7 +61,7 @@ class Clock:
 
 
 class Decider:
-    """The controller's mind. Create, `replay` or `start`, then `take` events; `watch_deadlines` is a task beside it."""
+    """The controller's mind. Create, `replay`, then `take` events; `watch_deadlines` is a task beside it."""
 
     def __init__(self, journal: JournalFile, *, nodes: tuple[NodeId, ...], recovery: Recovery) -> None:
         self.journal = journal
@@ -72,6 +72,8 @@ class Decider:
         self.end: EndRun | None = None
         """How the run ended: after this no event is taken."""
         self.ended = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Fails with what broke the machine or its journal: this process is of no use then, its journal is."""
         self.changed = asyncio.Event()
         """Set by every event: the deadlines may have moved."""
         self.watchers: set[asyncio.Event] = set()
@@ -116,16 +118,19 @@ class Decider:
             position += 1 + told
         self._known = {r.event for r in records[-REPEATS_KNOWN:] if r.event is not None and _is_hashable(r.event)}
 
-    def start(self, event: RunStarted) -> None:
-        """The first event of a new journal."""
-        self.take(event)
-
     # --- events ---
 
     def take(self, event: AnyEvent) -> None:
         """Journal an event, let the machine answer, journal and send the answer."""
-        if self.end is not None:
+        if self.end is not None or self.failed.done():
             return
+        try:
+            self._take(event)
+        except Exception as error:
+            self.failed.set_exception(error)
+            raise
+
+    def _take(self, event: AnyEvent) -> None:
         at_ns = self.clock.now_ns()
         actions = self.control.step(event, now_s=at_ns / NS_PER_S)
         first = self._seq + 1

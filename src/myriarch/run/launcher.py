@@ -26,8 +26,9 @@ from websockets.exceptions import WebSocketException
 from myriarch.errors import EnvironmentFault, MyriarchError, UsageError
 from myriarch.run import room, sweep
 from myriarch.run.api import ControllerClient
+from myriarch.run.certificate import create_identity
 from myriarch.run.directory import Attempt, Contact, Launch, Outcome, RunDirectory, read_json, write_json
-from myriarch.run.identity import client_context, create_identity, read_token
+from myriarch.run.identity import client_context, read_token
 from myriarch.run.local import Child, LocalEngine, places_of
 from myriarch.run.messages import MESSAGE_LIMIT_BYTES
 from myriarch.run.progress import ProgressLine, Shown

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from myriarch.errors import MyriarchError
 from myriarch.run.ledger_store import LedgerStore
 from myriarch.run.messages import Report, Taken
 from myriarch.run.outbox import Connection
+
+log = logging.getLogger("myriarch.controller")
 
 QUEUE_LIMIT: Final = 4096
 """Batches of reports waiting for the disk. Beyond it the oldest are not acknowledged: their agents keep them."""
@@ -23,15 +27,15 @@ class LedgerWriter:
     def __init__(self, path: Path, *, validations: Path) -> None:
         self._store = LedgerStore(path)
         self._validations = validations
-        self._queue: deque[tuple[tuple[Report, ...], Connection]] = deque(maxlen=QUEUE_LIMIT)
+        self._queue: deque[tuple[tuple[Report, ...], Connection, Taken]] = deque(maxlen=QUEUE_LIMIT)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
 
-    def put(self, reports: tuple[Report, ...], connection: Connection) -> None:
-        """Queue what agents reported; its spans are written, then its agent hears that it was taken."""
-        self._queue.append((reports, connection))
+    def put(self, reports: tuple[Report, ...], connection: Connection, *, taken: Taken) -> None:
+        """Queue what an agent reported; its spans are written, then the agent hears `taken`."""
+        self._queue.append((reports, connection, taken))
         self._idle.clear()
         self._wake.set()
 
@@ -56,9 +60,12 @@ class LedgerWriter:
             self._wake.clear()
             batches = tuple(self._queue)
             self._queue.clear()
-            await asyncio.to_thread(self._write_now, [report for reports, _ in batches for report in reports])
-            for reports, connection in batches:
-                connection.send(Taken(seq=reports[-1].seq))
+            try:
+                await asyncio.to_thread(self._write_now, [report for reports, _, _ in batches for report in reports])
+            except (MyriarchError, OSError) as error:
+                log.error("spans are lost, and the report will show their time as unattributed: %s", error)
+            for _, connection, taken in batches:
+                connection.send(taken)
             if not self._queue:
                 self._idle.set()
 

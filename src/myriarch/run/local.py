@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from myriarch.errors import UsageError
 from myriarch.event.ids import NodeId, PoolId
 from myriarch.run import cgroups, procfs, sweep
 from myriarch.run.directory import Attempt, Launch, NodePlace
@@ -33,7 +34,17 @@ POOLS_LIMIT: Final = 255
 
 
 def places_of(fleet: Fleet) -> tuple[NodePlace, ...]:
-    """Every node of the fleet, spares included, with its loopback address."""
+    """Every node of the fleet, spares included, with its loopback address.
+
+    Raises UsageError for a fleet that one machine has no addresses for.
+    """
+    most = max(len(pool.node_names) for pool in fleet.pools)
+    if most > NODES_PER_POOL_LIMIT or len(fleet.pools) > POOLS_LIMIT:
+        raise UsageError(
+            f"fleet `{fleet.name}` has {len(fleet.pools)} pools of up to {most} nodes; the local engine places "
+            f"{POOLS_LIMIT} of {NODES_PER_POOL_LIMIT}",
+            hint="a machine has cores for a few; larger fleets run on larger engines",
+        )
     return tuple(
         NodePlace(
             node=NodeId(name),

@@ -34,13 +34,13 @@ def check(resolved: ResolvedRun, *, shm: Path = SHM) -> None:
         own_bytes = SLOTS * pool.devices_per_node * shard_bytes(resolved, group)
         if pool.host_memory_bytes is not None and own_bytes > pool.host_memory_bytes:
             raise EnvironmentFault(
-                f"a node of pool `{pool.name}` needs {format_bytes(own_bytes)} for the snapshots of its own workers, and "
-                f"`host_memory_bytes` gives it {format_bytes(pool.host_memory_bytes)}",
+                f"a node of pool `{pool.name}` needs {format_bytes(own_bytes)} for the snapshots of its own workers, "
+                f"and `host_memory_bytes` gives it {format_bytes(pool.host_memory_bytes)}",
                 hint="raise it in the fleet file, or shard the model over more devices",
             )
     needed_bytes, free_bytes = machine_bytes(resolved), shutil.disk_usage(shm).free
     if needed_bytes > free_bytes:
         raise EnvironmentFault(
-            f"{shm} has {format_bytes(free_bytes)} free, and the run's snapshots take {format_bytes(needed_bytes)} of it",
+            f"{shm} has {format_bytes(free_bytes)} free, and the run's snapshots take {format_bytes(needed_bytes)}",
             hint=f"make it larger (`mount -o remount,size=... {shm}`), free it, or lower `checkpoint.copies`",
         )

@@ -105,6 +105,7 @@ class AgentConnection:
 
     def __init__(self, websocket: WebSocket) -> None:
         self.node = ""
+        self.boot = ""
         self._websocket = websocket
         self._queue: asyncio.Queue[FromController] = asyncio.Queue(QUEUE_LIMIT)
         self._closing = asyncio.Event()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ from myriarch.event.base import Value
 from myriarch.run import cgroups, procfs
 
 SHM: Final = Path("/dev/shm")
+UNOWNED_LIMIT_S: Final = 60.0
+"""A launch's directory gets its owner within milliseconds; one without is left over after so long."""
 SOCKET_PATH_LIMIT_BYTES: Final = 107
 """unix(7): `sun_path` is 108 bytes with its final zero."""
 
@@ -89,7 +92,9 @@ def sweep_stale() -> list[str]:
         try:
             owner = msgspec.json.decode((path / "owner.json").read_bytes(), type=Owner)
         except FileNotFoundError:
-            continue  # being made or being removed at this moment
+            if time.time() - path.stat().st_mtime < UNOWNED_LIMIT_S:
+                continue  # being made or being removed at this moment
+            owner = Owner(pid=0, start_ticks=0)
         except msgspec.DecodeError:
             owner = Owner(pid=0, start_ticks=0)
         if procfs.is_alive(owner.pid, owner.start_ticks):

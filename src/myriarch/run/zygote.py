@@ -52,8 +52,9 @@ class Zygote:
             await self._live()
             log.error("the zygote ended; its output is in %s", self._log_path)
             on_restart()
+        said = self._log_path.read_text(errors="replace").strip().splitlines() or ["nothing"]
         raise EnvironmentFault(
-            f"the zygote ended {RESTART_LIMIT + 1} times", hint=f"see {self._log_path} for the reason it gave"
+            f"the zygote ended {RESTART_LIMIT + 1} times; its last words: {said[-1]}", hint=f"see {self._log_path}"
         )
 
     async def fork(self, request: ForkWorker | ForkDrain) -> int:

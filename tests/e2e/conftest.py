@@ -79,6 +79,9 @@ class Launched:
     def attempt(self, index: int = -1) -> Path:
         return sorted((self.run_folder / "attempts").iterdir())[index]
 
+    def attempts(self) -> int:
+        return len(list((self.run_folder / "attempts").iterdir()))
+
     def records(self, index: int = -1) -> tuple[Record, ...]:
         path = self.attempt(index) / "journal.jsonl"
         return scan(path.read_bytes()).records if path.exists() else ()

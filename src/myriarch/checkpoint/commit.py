@@ -196,6 +196,23 @@ class Snapshots(msgspec.Struct, kw_only=True):
         snapshot.losses += 1
         return True
 
+    def digest_of(self, step: Step) -> str:
+        """The digest of the committed snapshot's state, in hex; empty when it is of another step, or unknown."""
+        committed = self.committed
+        if committed is None or committed.step != step or committed.undigested or not committed.digests:
+            return ""
+        return f"{next(iter(committed.digests.values())):016x}"
+
+    def distrust(self, group: GroupId) -> bool:
+        """Shards of this group's part of the committed snapshot are believed no longer. False: there were none."""
+        if self.committed is None:
+            return False
+        found = [held for (owner, _), held in self.committed.holders.items() if owner == group and held]
+        self.committed.losses += sum(map(len, found))
+        for held in found:
+            held.clear()
+        return bool(found)
+
     def rejoin(self, node: NodeId, shards: Iterable[HeldShard], *, now_s: float) -> list[AnyAction]:
         """A node came back with its memory: believe what it holds, and catch up on what was missed meanwhile."""
         actions: list[AnyAction] = []

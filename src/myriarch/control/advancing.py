@@ -169,10 +169,9 @@ def _start_steps(state: State, now_s: float) -> Iterator[AnyAction]:
     """All workers are ready."""
     crew, pace = state.crew, state.pace
     digests = crew.digests()
-    if len(set(digests.values())) > 1:
-        seen = ", ".join(f"{group}: {digest}" for group, digest in digests.items())
-        state.fail(f"the groups' states of step {crew.step} differ ({seen})", now_s=now_s)
-        yield from state.snapshots.forget_committed("what was restored from it differs between groups")
+    expected = state.snapshots.digest_of(crew.step)
+    if len({*digests.values(), *([expected] if expected else [])}) > 1:
+        yield from _distrust(state, digests, expected, now_s)
         return
     shares = pace.shares(state.resolved, crew.layouts)
     pace.set_intervals(state.resolved, shares)
@@ -192,6 +191,17 @@ def _start_steps(state: State, now_s: float) -> Iterator[AnyAction]:
         disk_every_steps=pace.disk_every_steps,
         reason=Reason(text=text, numbers={"workers": len(crew.workers), "snapshot_s": round(pace.snapshot_s, 6)}),
     )
+
+
+def _distrust(state: State, digests: dict[GroupId, str], expected: str, now_s: float) -> Iterator[AnyAction]:
+    """Groups restored different states, or another one than was saved: restore the wrong ones from elsewhere."""
+    seen = ", ".join(f"{group}: {digest}" for group, digest in digests.items())
+    saved_as = f", it was saved as {expected}" if expected else ""
+    state.fail(f"the groups' restored states of step {state.crew.step} differ ({seen}{saved_as})", now_s=now_s)
+    wrong = [group for group, digest in digests.items() if expected and digest != expected]
+    distrusted = [group for group in wrong if state.snapshots.distrust(group)]
+    if not distrusted:
+        yield from state.snapshots.forget_committed("what was restored from it is not what was saved")
 
 
 def _why_hold(state: State) -> str:

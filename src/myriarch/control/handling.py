@@ -152,7 +152,7 @@ def _stalled(state: State, event: WorkerStalled, now_s: float) -> Iterator[AnyAc
     key = (event.group, event.rank)
     if _is_present(state, event) and state.course.phase != "finishing":
         how = "its process is stopped" if event.stopped else f"it hangs in `{event.phase}`"
-        lose_worker(state, key, f"{how} since {event.stalled_s:.3f} s", dead=False, now_s=now_s)
+        lose_worker(state, key, f"{how} for {event.stalled_s:.3f} s", dead=False, now_s=now_s)
     yield from ()
 
 

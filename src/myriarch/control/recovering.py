@@ -116,12 +116,10 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
     if incident is None or state.away():
         return
     diagnosis = diagnose(incident, now_s=now_s)
-    if diagnosis is None:
+    if diagnosis is None or _seen(state, incident, now_s):
         return
     assignment = assign_groups(state)
     decision = decide(_situation(state, incident, diagnosis, assignment, now_s), recovery=state.recovery)
-    if decision.choice == "wait_for_group" and incident.waiting_since_s is not None:
-        return
     if decision.choice in ("stop_user_error", "give_up"):
         yield _decision(state, incident, decision)
         outcome: Literal["user_error", "failed"] = "user_error" if diagnosis.kind == "user_error" else "failed"
@@ -131,13 +129,22 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
         text = f"{diagnosis.text}; the run is to stop ({state.course.stop_why}), so nothing is restarted"
         yield from finish(state, "interrupted", text, now_s=now_s)
     elif decision.choice == "wait_for_group":
-        incident.waiting_since_s = now_s
-        state.course.phase, state.course.limit_s = "blocked", None
-        yield _decision(state, incident, decision)
+        if incident.waiting_since_s is None:
+            incident.waiting_since_s = now_s
+            state.course.phase, state.course.limit_s = "blocked", None
+            yield _decision(state, incident, decision)
     else:
         choice = _FORMING[decision.choice]
         state.budget.spend(state.progress.newest)
         yield from form(state, assignment, choice=choice, reason=decision.reason, incident=incident, now_s=now_s)
+
+
+def _seen(state: State, incident: Incident, now_s: float) -> bool:
+    """While a group is waited for: whether nothing has come or gone since it was last looked, and time is not up."""
+    look = (state.members.version, incident.findings, bool(state.course.stop_why))
+    same, incident.looked = look == incident.looked, look
+    until_s = state.wait_until_s
+    return same and until_s is not None and now_s < until_s
 
 
 def _situation(

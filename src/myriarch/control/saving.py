@@ -24,8 +24,8 @@ def saved(state: State, actions: Iterable[AnyAction], *, now_s: float) -> Iterat
         yield action
         if isinstance(action, DropSnapshot) and action.incarnation == state.crew.incarnation:
             state.story.warn(action.reason.text)
-        if not isinstance(action, CommitSnapshot) or state.pace.disk_every_steps is None:
-            continue
+        if not isinstance(action, CommitSnapshot) or state.pace.disk_every_steps is None or state.crew.finished:
+            continue  # the last snapshot of a run is drained as such, when all have stopped
         committed = state.snapshots.committed
         if committed is not None and committed.step % state.pace.disk_every_steps == 0:
             yield from state.drain.start(committed, final=False, now_s=now_s)
@@ -69,7 +69,7 @@ def on_fetch_failed(state: State, event: FetchFailed, now_s: float) -> Iterator[
     what = (
         f"{event.node} could not fetch {event.group}/{event.rank} of step {event.step} from {event.source}: {event.why}"
     )
-    state.fail(what if believed else f"{what}; that copy counts as lost", now_s=now_s)
+    state.found(now_s).doubts.append(what if believed else f"{what}; that copy counts as lost")
     yield from ()
 
 

@@ -29,7 +29,7 @@ LINE_LIMIT_BYTES: Final = 64 * 1024 * 1024
 
 
 class Record(Value, frozen=True, kw_only=True):
-    """One line: an event, or an action that the event before it caused."""
+    """One line: an event, or an action that an event before it caused. Exactly one of the two is there."""
 
     seq: int
     """Counts records from 1, without gaps."""
@@ -46,21 +46,32 @@ _decoder: Final = msgspec.json.Decoder(Record)
 def encode_line(record: Record) -> bytes:
     """One line, newline included."""
     body = _encoder.encode(record)
-    return b"%08x %d %s\n" % (zlib.crc32(body), len(body), body)
+    line = b"%08x %d %s\n" % (zlib.crc32(body), len(body), body)
+    if len(line) > LINE_LIMIT_BYTES:
+        kind = type(record.event or record.action).__name__
+        raise IntegrityError(
+            f"journal record {record.seq} ({kind}) takes {len(line)} bytes, {LINE_LIMIT_BYTES} are allowed"
+        )
+    return line
 
 
 def decode_line(line: bytes) -> Record:
     """The inverse of `encode_line`. Raises IntegrityError for anything else."""
     head, _, body = line.rstrip(b"\n").partition(b" ")
     length, _, body = body.partition(b" ")
-    if not line.endswith(b"\n") or not length.isdigit() or int(length) != len(body):
+    if len(line) > LINE_LIMIT_BYTES:
+        raise IntegrityError(f"a journal line takes {len(line)} bytes, {LINE_LIMIT_BYTES} are allowed")
+    if not line.endswith(b"\n") or length != b"%d" % len(body):
         raise IntegrityError("a journal line is cut short")
     if head != b"%08x" % zlib.crc32(body):
         raise IntegrityError(f"a journal line's checksum is {head.decode(errors='replace')}, its content's is not")
     try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
+        record = _decoder.decode(body)
+    except msgspec.DecodeError as error:
         raise IntegrityError(f"a journal line is intact but not of this version: {error}") from error
+    if (record.event is None) == (record.action is None):
+        raise IntegrityError("a journal line is intact but has neither an event nor an action, or both")
+    return record
 
 
 class Scan(Value, frozen=True, kw_only=True):
@@ -74,7 +85,8 @@ class Scan(Value, frozen=True, kw_only=True):
 def scan(data: bytes) -> Scan:
     """Decode a whole journal.
 
-    Raises IntegrityError, with the line's number, for damage anywhere but in the last line, and for gaps in `seq`.
+    Raises IntegrityError, with the line's number, for damage anywhere but in the last line, for gaps in `seq`, for time
+    that goes back, and for a first line that is an action.
     """
     records: list[Record] = []
     offset = 0
@@ -92,11 +104,19 @@ def scan(data: bytes) -> Scan:
                 f"journal line {number} (byte {offset}) is damaged and {len(data) - end} bytes follow it: {error}",
                 hint="restore the journal from a copy, or start over with --fresh",
             ) from error
-        if record.seq != len(records) + 1:
-            raise IntegrityError(f"journal line {number} has number {record.seq}, expected {len(records) + 1}")
+        _require_next(records, record, number)
         records.append(record)
         offset = end
     return Scan(records=tuple(records), intact_bytes=offset)
+
+
+def _require_next(records: list[Record], record: Record, number: int) -> None:
+    if record.seq != len(records) + 1:
+        raise IntegrityError(f"journal line {number} has number {record.seq}, expected {len(records) + 1}")
+    if not records and record.event is None:
+        raise IntegrityError("the journal begins with an action; its first line has to be an event")
+    if records and record.at_ns < records[-1].at_ns:
+        raise IntegrityError(f"journal line {number} is of {record.at_ns} ns, the one before of {records[-1].at_ns} ns")
 
 
 def digest(records: Iterable[Record]) -> str:

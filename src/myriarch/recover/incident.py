@@ -2,8 +2,8 @@
 
 A death has many witnesses. The dead worker's peers fail in their collectives, and what a script raises then may look
 like an error of its own. Facts (a process or a node is gone, or hangs) are causes. A failed collective is a symptom: it
-waits a settling time for its cause. A script's own exception is a symptom, too, when somebody of its incarnation was lost by a
-fact before it or within the settling time; when nobody was, it is the user's error, which no restart will cure.
+waits a settling time for its cause. A script's own exception is a symptom, too, when somebody of its incarnation was
+lost by a fact before it or within the settling time; when nobody was, it is the user's error, which no restart cures.
 """
 
 from __future__ import annotations
@@ -45,9 +45,19 @@ class Incident(msgspec.Struct, kw_only=True):
     user_errors: dict[ShardKey, str] = {}
     """Workers whose script raised, with the traceback."""
     failures: list[str] = []
-    """What else went wrong that only a new incarnation puts right: a fetch, a time limit, states that differ."""
+    """What else went wrong that only a new incarnation puts right: a time limit, states that differ."""
+    doubts: list[str] = []
+    """The same, of what a loss that is still to be noticed may explain: a fetch from a node that is dying."""
     waiting_since_s: float | None = None
     """Since when a group has been waited for, once that was decided."""
+    looked: tuple[int, int, bool] | None = None
+    """What the last look at it rested on: membership, findings, whether the run is to stop."""
+
+    @property
+    def findings(self) -> int:
+        """How many there are."""
+        lost = len(self.nodes) + len(self.workers) + len(self.symptoms) + len(self.user_errors)
+        return lost + len(self.failures) + len(self.doubts)
 
     def settle_deadline_s(self) -> float | None:
         """When symptoms without a cause are believed; None when there is a cause."""
@@ -60,7 +70,7 @@ class Incident(msgspec.Struct, kw_only=True):
 
     def check(self) -> None:
         """Invariants."""
-        assert self.nodes or self.workers or self.symptoms or self.user_errors or self.failures, "nothing was found"
+        assert self.findings, "an incident has something that was found"
         kinds = [self.workers.keys(), self.symptoms.keys(), self.user_errors.keys()]
         assert len(kinds[0] | kinds[1] | kinds[2]) == sum(map(len, kinds)), "a worker is lost in one way"
 
@@ -90,7 +100,7 @@ _TOLD_LIMIT: Final = 4
 def _told(incident: Incident) -> list[str]:
     told = [f"node {node} is lost ({how})" for node, how in incident.nodes.items()]
     told += [f"worker {group}/{rank} is lost ({how})" for (group, rank), how in incident.workers.items()]
-    told += incident.failures
+    told += [*incident.failures, *incident.doubts]
     if not told:
         told = [
             f"worker {group}/{rank} failed in a collective, without a cause in sight"

@@ -68,6 +68,8 @@ class Starting:
             return
         source, *rest = left
         delay_s = source.shard.size_bytes / self.world.timing.network_bytes_per_s + self.world.timing.latency_s
+        if self.world.nodes[source.node].stopped:
+            delay_s = self.world.timing.fetch_timeout_s
         self.world.clock.after(delay_s, partial(self._fetched, node, plan, source, rest, then, delay_s))
 
     def _fetched(
@@ -81,7 +83,7 @@ class Starting:
     ) -> None:
         shard = source.shard
         giver = self.world.nodes[source.node]
-        there = giver.alive and not giver.stopped and giver is not node
+        there = giver.alive and not giver.stopped and giver is not node and delay_s < self.world.timing.fetch_timeout_s
         if not (there and giver.memory.has(shard.group, shard.rank, shard.step, shard.incarnation)):
             self.world.report(
                 node,
@@ -92,7 +94,7 @@ class Starting:
                     rank=shard.rank,
                     step=shard.step,
                     source=source.node,
-                    why="not there, or not intact" if there or giver is node else "connection refused",
+                    why="not there, or not intact" if there or giver is node else "no answer",
                 ),
             )
             return

@@ -23,6 +23,8 @@ class Timing(Value, frozen=True, kw_only=True):
     """Copies inside a node: snapshot, restore."""
     network_bytes_per_s: float = 1e9
     """Between nodes, one stream."""
+    fetch_timeout_s: float = 5.0
+    """Until a fetch from a stopped node is given up."""
     disk_bytes_per_s: float = 2e8
     collective_s: float = 0.03
     """Until the peers of a dead worker notice: 12 to 45 ms in gloo."""

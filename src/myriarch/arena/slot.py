@@ -367,10 +367,10 @@ class Slot:
         self._check_size()
         self._require_sealed()
         _ = self.index
-        payload = self.payload
-        for number, (block, expected) in enumerate(zip(self.blocks(), self.block_hashes, strict=True)):
-            if xxhash.xxh3_64_intdigest(payload[block]) != expected:
-                raise self._bad_block(number)
+        with self.payload as payload:
+            for number, (block, expected) in enumerate(zip(self.blocks(), self.block_hashes, strict=True)):
+                if xxhash.xxh3_64_intdigest(payload[block]) != expected:
+                    raise self._bad_block(number)
 
     def blocks(self) -> Iterator[slice]:
         """The payload's blocks, in order."""
@@ -384,10 +384,10 @@ class Slot:
         Whole blocks are copied first and hashed in the target while in cache; the target's content is undefined when
         IntegrityError is raised.
         """
-        target = target.cast("B")
-        with memoryview(target) as view:
+        with target.cast("B") as view:
             address = int(np.frombuffer(view, dtype=np.uint8).ctypes.data) if len(view) else 0
-            self._read(offset, len(view), address, view)
+            with self.payload as payload:
+                self._read(payload, offset, address, view)
 
     def read(self, offset: int, size_bytes: int) -> bytearray:
         """`size_bytes` verified bytes from `offset` on."""
@@ -395,30 +395,28 @@ class Slot:
         self.read_into(memoryview(data), offset=offset)
         return data
 
-    def _read(self, offset: int, size_bytes: int, address: int, target: memoryview) -> None:
-        payload = self.payload
-        if offset < 0 or offset + size_bytes > len(payload):
-            raise UsageError(
-                f"{self.path}: bytes {offset} to {offset + size_bytes} of a payload of {len(payload)} were asked for"
-            )
+    def _read(self, payload: memoryview, offset: int, address: int, target: memoryview) -> None:
+        end = offset + len(target)
+        if offset < 0 or end > len(payload):
+            raise UsageError(f"{self.path}: bytes {offset} to {end} of a payload of {len(payload)} were asked for")
         self._check_size()
         hashes = self._renew_proven()
         done = 0
-        while done < size_bytes:
+        while offset + done < end:
             number, inside = divmod(offset + done, BLOCK_BYTES)
             start = number * BLOCK_BYTES
             block_bytes = min(BLOCK_BYTES, len(payload) - start)
-            count = min(block_bytes - inside, size_bytes - done)
+            count = min(block_bytes - inside, len(target) - done)
             whole = count == block_bytes
             if not whole and number not in self._proven:
-                self._prove(number, payload[start : start + block_bytes], hashes[number])
+                self._prove(number, xxhash.xxh3_64_intdigest(payload[start : start + block_bytes]), hashes[number])
             ctypes.memmove(address + done, self.payload_address + start + inside, count)
             if whole:
-                self._prove(number, target[done : done + count], hashes[number])
+                self._prove(number, xxhash.xxh3_64_intdigest(target[done : done + count]), hashes[number])
             done += count
 
-    def _prove(self, number: int, data: memoryview, expected: int) -> None:
-        if xxhash.xxh3_64_intdigest(data) != expected:
+    def _prove(self, number: int, found: int, expected: int) -> None:
+        if found != expected:
             raise self._bad_block(number)
         self._proven.add(number)
 

@@ -149,8 +149,10 @@ async def authenticate_server_async(
             await write_frame(writer, handshake.answer(reply, peer), peer=peer)
     except AuthenticationError:
         raise
-    except (WireError, TimeoutError) as error:
-        raise AuthenticationError(f"the handshake with {peer} failed: {error or 'it said nothing'}") from error
+    except TimeoutError as error:
+        raise AuthenticationError(f"the handshake with {peer} failed: it took more than {timeout_s:g} s") from error
+    except WireError as error:
+        raise AuthenticationError(f"the handshake with {peer} failed: {error}") from error
 
 
 async def authenticate_client_async(
@@ -171,5 +173,7 @@ async def authenticate_client_async(
             handshake.check(await read_frame(reader, limit_bytes=HANDSHAKE_FRAME_LIMIT_BYTES, peer=peer), peer)
     except AuthenticationError:
         raise
-    except (WireError, TimeoutError) as error:
-        raise AuthenticationError(f"the handshake with {peer} failed: {error or 'it said nothing'}") from error
+    except TimeoutError as error:
+        raise AuthenticationError(f"the handshake with {peer} failed: it took more than {timeout_s:g} s") from error
+    except WireError as error:
+        raise AuthenticationError(f"the handshake with {peer} failed: {error}") from error

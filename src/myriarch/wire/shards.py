@@ -150,7 +150,7 @@ class ByteServer:
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                sock, _ = listener.accept()
+                sock, peer = listener.accept()
             except OSError:
                 if self._closing:
                     return
@@ -158,10 +158,15 @@ class ByteServer:
                 time.sleep(ACCEPT_PAUSE_S)
                 continue
             if not self._places.acquire(blocking=False):
-                self._on_error(str(sock.getpeername()), WireError("all places of the byte server are taken"))
                 sock.close()
+                self._report(f"{peer[0]}:{peer[1]}", WireError("all places of the byte server are taken"))
                 continue
-            self._welcome(sock)
+            try:
+                self._welcome(sock)
+            except (OSError, RuntimeError) as error:  # no more threads, or it left at once
+                sock.close()
+                self._places.release()
+                self._report(f"{peer[0]}:{peer[1]}", WireError(f"could not be served: {error}"))
 
     def _welcome(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -169,11 +174,9 @@ class ByteServer:
         thread = threading.Thread(target=self._serve, args=(frames,), name=f"byte-server {frames.peer}", daemon=True)
         with self._lock:
             if self._closing:
-                frames.close()
-                self._places.release()
-                return
+                raise OSError("the byte server is closing")
+            thread.start()
             self._connections[frames] = thread
-        thread.start()
 
     def _serve(self, frames: FrameSocket) -> None:
         try:
@@ -186,9 +189,9 @@ class ByteServer:
         except Exception as error:  # noqa: BLE001  the edge of a thread: said, and the server goes on
             self._report(frames.peer, WireError(f"the request failed on this side: {type(error).__name__}: {error}"))
         finally:
-            frames.close()
             with self._lock:
                 self._connections.pop(frames, None)
+            frames.close()
             self._places.release()
 
     def _report(self, peer: str, error: MyriarchError) -> None:

@@ -135,18 +135,27 @@ def make_offer(shard: HeldShard, source: ReadableShard) -> ShardOffer:
     )
 
 
+# Views of shared memory are released at once, also when an error passes through: an error that somebody keeps would
+# otherwise keep the mapping.
+
+
 def send_payload(frames: FrameSocket, payload: memoryview) -> None:
     """All bytes, straight from where they lie. Raises WireError when the peer is gone or stalls."""
-    for start in range(0, len(payload), SEND_CHUNK_BYTES):
-        part = payload[start : start + SEND_CHUNK_BYTES]
-        while part:
-            try:
-                part = part[frames.sock.send(part, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) :]
-            except BlockingIOError:
-                if not _ready(frames.sock, select.POLLOUT):
-                    raise WireError(f"{frames.peer} took no bytes for {STALL_LIMIT_S:g} s") from None
-            except OSError as error:
-                raise WireError(f"{frames.peer} broke off the transfer: {error.strerror or error}") from error
+    sent = 0
+    while sent < len(payload):
+        with payload[sent : sent + SEND_CHUNK_BYTES] as part:
+            sent += _send_part(frames, part)
+
+
+def _send_part(frames: FrameSocket, part: memoryview) -> int:
+    while True:
+        try:
+            return frames.sock.send(part, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            if not _ready(frames.sock, select.POLLOUT):
+                raise WireError(f"{frames.peer} took no bytes for {STALL_LIMIT_S:g} s") from None
+        except OSError as error:
+            raise WireError(f"{frames.peer} broke off the transfer: {error.strerror or error}") from error
 
 
 def receive_payload(frames: FrameSocket, target: WritableShard) -> None:
@@ -156,19 +165,20 @@ def receive_payload(frames: FrameSocket, target: WritableShard) -> None:
     """
     payload = target.payload
     for number, start in enumerate(range(0, len(payload), target.block_bytes)):
-        block = payload[start : start + target.block_bytes]
+        end = min(start + target.block_bytes, len(payload))
         until = time.monotonic() + BLOCK_LIMIT_S
-        while block:
-            block = block[_receive_into(frames, block) :]
-            if block and time.monotonic() > until:
+        while start < end:
+            with payload[start:end] as rest:
+                start += _receive_part(frames, rest)
+            if start < end and time.monotonic() > until:
                 raise WireError(f"{frames.peer} needs more than {BLOCK_LIMIT_S:g} s for one block")
         target.check_block(number)
 
 
-def _receive_into(frames: FrameSocket, block: memoryview) -> int:
+def _receive_part(frames: FrameSocket, rest: memoryview) -> int:
     while True:
         try:
-            count = frames.sock.recv_into(block, 0, socket.MSG_DONTWAIT)
+            count = frames.sock.recv_into(rest, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             if not _ready(frames.sock, select.POLLIN):
                 raise WireError(f"{frames.peer} sent no bytes for {STALL_LIMIT_S:g} s") from None

@@ -17,6 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from myriarch.arena import memory as memory_module
 from myriarch.arena.memory import Flip, NodeMemory, SlotPair, make_private_directory, node_directory
 from myriarch.arena.slot import BLOCK_BYTES, Slot, SlotState, root_of
 from myriarch.errors import EnvironmentFault, IntegrityError, UsageError
@@ -194,16 +195,23 @@ def test_a_new_layout_keeps_the_committed_snapshot_of_the_old(memory: NodeMemory
     assert not any(Path(path).exists() for path in (*old.paths, *new.paths))
 
 
+@pytest.mark.parametrize(
+    ("position", "complaint"),
+    [(4088, "torn or damaged slot"), (2060, "does not match its checksum"), (4080, "torn or damaged slot")],
+    ids=["state", "content", "checksum"],
+)
 def test_a_damaged_slot_is_not_held_and_can_be_filled_again(
-    memory: NodeMemory, fill: Fill, caplog: pytest.LogCaptureFixture
+    memory: NodeMemory, fill: Fill, caplog: pytest.LogCaptureFixture, position: int, complaint: str
 ) -> None:
     pair = ensure(memory)
     snapshot(pair, fill, b"0" * 10, step=1)
     with open(pair.paths[0], "r+b") as file:
-        file.seek(4088)
+        file.seek(position)
         file.write(b"\xff")
     assert memory.held() == ()
-    assert "torn or damaged slot" in caplog.text
+    assert complaint in caplog.text
+    assert memory.find(G, R, Step(1)) is None
+    assert memory.commit(Step(1)) == memory.drop(Step(1)) == memory.discard_stale(Incarnation(2)) == ()
     assert ensure(memory) == pair
     assert snapshot(pair, fill, b"1" * 10, step=2) == 0
     memory.commit(Step(2))
@@ -442,20 +450,20 @@ def test_making_slots_holds_nobody_up(memory: NodeMemory, fill: Fill, monkeypatc
 def test_closing_while_slots_are_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = NodeMemory(folder / "closing", "run")
     under_way, go_on = threading.Event(), threading.Event()
-    real = Slot.create
+    real = memory_module.make_private_directory
 
-    def slow(*arguments: object, **named: object) -> Slot:
+    def slow(directory: Path) -> None:
         under_way.set()
         assert go_on.wait(30)
-        return real(*arguments, **named)  # type: ignore[arg-type]
+        real(directory)
 
-    monkeypatch.setattr(Slot, "create", slow)
+    monkeypatch.setattr(memory_module, "make_private_directory", slow)
     errors: list[Exception] = []
 
     def make() -> None:
         try:
             ensure(memory)
-        except (UsageError, FileNotFoundError) as error:
+        except UsageError as error:
             errors.append(error)
 
     maker = threading.Thread(target=make)

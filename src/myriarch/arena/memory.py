@@ -95,7 +95,7 @@ class NodeMemory:
     """All slots of one node. A context manager; leaving it removes everything from shared memory."""
 
     def __init__(self, directory: str | Path, run_id: str, *, limit_bytes: int | None = None) -> None:
-        """Constructing is free: the directory is made with the first slot, or by `open`.
+        """Constructing is free: the directory is made with the first slots.
 
         `limit_bytes` bounds the sum of all slot files; None leaves it to the filesystem.
         """
@@ -174,7 +174,7 @@ class NodeMemory:
 
     def discard_stale(self, incarnation: Incarnation) -> tuple[Flip, ...]:
         """Free what older incarnations than this left uncommitted."""
-        return self._free(lambda slot: slot.header.incarnation < incarnation)
+        return self._free(lambda slot: slot.content.incarnation < incarnation)
 
     def forget(self, group: GroupId | None = None, rank: Rank | None = None, role: Role | None = None) -> None:
         """Remove the pairs of this group, rank and role; None means any. Without arguments: everything."""
@@ -246,7 +246,7 @@ class NodeMemory:
         """The slot that holds these bytes, pinned. Raises UsageError if this node does not have them (any more)."""
         with self._changed:
             cell = self._find(shard.group, shard.rank, shard.step, shard.incarnation, None)
-            if cell is None or cell.slot.header.root != shard.root:
+            if cell is None or cell.slot.content.root != shard.root:
                 raise UsageError(
                     f"shard {shard.group}/{shard.rank} of step {shard.step}, incarnation {shard.incarnation} "
                     "is not in this node's memory"
@@ -372,7 +372,7 @@ class NodeMemory:
 
     def _holds(self, shard: HeldShard, role: Role | None) -> bool:
         cell = self._find(shard.group, shard.rank, shard.step, shard.incarnation, role)
-        return cell is not None and cell.slot.header.root == shard.root
+        return cell is not None and cell.slot.content.root == shard.root
 
     def _find_in(self, pair: Pair, step: Step, incarnation: Incarnation | None) -> int:
         """Index of the sealed cell of this step; of two incarnations the newer; -1 if there is none."""
@@ -380,8 +380,8 @@ class NodeMemory:
         for index, cell in enumerate(pair.cells):
             if cell.obsolete or (state_of(cell.slot) or 0) < SlotState.SEALED:
                 continue
-            if is_snapshot(cell.slot, step, incarnation) and cell.slot.header.incarnation > best_incarnation:
-                best, best_incarnation = index, cell.slot.header.incarnation
+            if is_snapshot(cell.slot, step, incarnation) and cell.slot.content.incarnation > best_incarnation:
+                best, best_incarnation = index, cell.slot.content.incarnation
         return best
 
     def _pair(self, key: Key, layout: Layout) -> Pair:
@@ -415,6 +415,7 @@ class NodeMemory:
         except UsageError:
             for cell in pair.cells:
                 self._remove(cell)
+            _remove_empty(self.directory)
             raise
         self._pairs.setdefault(key, []).append(pair)
         return pair
@@ -485,7 +486,7 @@ class NodeMemory:
         for pairs in self._pairs.values():
             for pair in pairs:
                 if cell in pair.cells:
-                    self._flip(pair, pair.cells.index(cell), cell.slot.header.step)
+                    self._flip(pair, pair.cells.index(cell), cell.slot.content.step)
                     for old in pairs[:-1]:
                         self._retire(old, keep_committed=False)
                     return

@@ -72,29 +72,34 @@ def choose(pair: Pair, shard: HeldShard, *, give_up_stale: bool) -> Cell | None:
             return cell
     for cell in candidates:
         if state_of(cell.slot) in PENDING:
-            header = cell.slot.header
-            replaced = (header.step, header.incarnation) == (shard.step, shard.incarnation)
-            if replaced or (give_up_stale and header.incarnation < shard.incarnation):
+            content = cell.slot.content
+            replaced = (content.step, content.incarnation) == (shard.step, shard.incarnation)
+            if replaced or (give_up_stale and content.incarnation < shard.incarnation):
                 return cell
     return None
 
 
 def state_of(slot: Slot) -> SlotState | None:
-    """None: damaged."""
+    """None: damaged, in its state word or in what a sealed slot says of its content."""
     try:
-        return slot.state
+        state = slot.state
+        if state >= SlotState.SEALED:
+            _ = slot.content
     except IntegrityError as error:
         _LOG.warning("%s", error)
         return None
+    return state
 
 
 def step_of(slot: Slot) -> int:
+    """-1: not to be known."""
     try:
-        return slot.header.step
+        return slot.content.step
     except IntegrityError:
         return -1
 
 
 def is_snapshot(slot: Slot, step: Step, incarnation: Incarnation | None) -> bool:
-    header = slot.header
-    return header.step == step and incarnation in (None, header.incarnation)
+    """Whether a sealed slot holds this step, of this incarnation or of any."""
+    content = slot.content
+    return content.step == step and incarnation in (None, content.incarnation)

@@ -43,7 +43,12 @@ def place_copies(
         for node in layout.nodes:
             board.load[node] += layout.devices_per_node
     board.build()
-    return {key: board.choose(owner, copies) for layout in layouts for key, owner in layout.seats()}
+    for layout in layouts:
+        for key, owner in layout.seats():
+            board.chosen[key] = board.choose(owner, copies)
+            board.owners[key] = owner
+    board.even_out()
+    return {key: tuple(nodes) for key, nodes in board.chosen.items()}
 
 
 _Entry = tuple[int, bool, tuple[str, int, str], NodeId]
@@ -62,6 +67,8 @@ class _Board:
         self.load = dict.fromkeys(self.places, 0)
         self.heaps: dict[PoolId, list[_Entry]] = {}
         self.domains: dict[PoolId, set[str]] = {}
+        self.chosen: dict[ShardKey, list[NodeId]] = {}
+        self.owners: dict[ShardKey, NodeId] = {}
 
     def build(self) -> None:
         """Fill the heaps, once all loads are known."""
@@ -71,7 +78,7 @@ class _Board:
         for heap in self.heaps.values():
             heapq.heapify(heap)
 
-    def choose(self, owner: NodeId, copies: int) -> tuple[NodeId, ...]:
+    def choose(self, owner: NodeId, copies: int) -> list[NodeId]:
         """Nodes for the copies of one shard."""
         home = self.places[owner].fault_domain
         chosen: list[NodeId] = []
@@ -83,7 +90,40 @@ class _Board:
             chosen.append(node)
             self.load[node] += 1
             heapq.heappush(self.heaps[self.places[node].pool], self._entry(node))
-        return tuple(chosen)
+        return chosen
+
+    def even_out(self) -> None:
+        """Move copies from the fullest to the emptiest node of a pool.
+
+        The last owner in line can find nobody to pair up with: of three nodes, the third one's copy goes to the first,
+        and the third one holds none. One move makes a ring of them.
+        """
+        for pool, heap in self.heaps.items():
+            nodes = sorted({entry[3] for entry in heap}, key=node_order)
+            holds: dict[NodeId, list[ShardKey]] = {node: [] for node in nodes}
+            for key, chosen in self.chosen.items():
+                for node in chosen:
+                    if self.places[node].pool == pool:
+                        holds[node].append(key)
+            for _ in nodes:
+                low = min(nodes, key=self.load.__getitem__)
+                high = max(nodes, key=self.load.__getitem__)
+                if self.load[high] - self.load[low] < 2 or not self._move(high, low, holds):
+                    break
+
+    def _move(self, high: NodeId, low: NodeId, holds: dict[NodeId, list[ShardKey]]) -> bool:
+        """Move one copy, if a rule does not forbid it."""
+        for key in holds[high]:
+            others = [node for node in (self.owners[key], *self.chosen[key]) if node != high]
+            if self.places[low].fault_domain in {self.places[node].fault_domain for node in others}:
+                continue
+            self.chosen[key] = [low if node == high else node for node in self.chosen[key]]
+            holds[high].remove(key)
+            holds[low].append(key)
+            self.load[high] -= 1
+            self.load[low] += 1
+            return True
+        return False
 
     def _best(self, taken: set[NodeId], mine: PoolId, avoided: Sequence[set[str]]) -> NodeId | None:
         """The best node under the strictest rule that leaves one."""

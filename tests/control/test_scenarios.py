@@ -529,7 +529,7 @@ def told(action: AnyAction) -> str:
         case FenceNode():
             return f"{action.node}: fence boot {action.boot}"
         case EndRun():
-            detail = f" ({action.detail})" if action.detail else ""
+            detail = f" ({' / '.join(action.detail.splitlines())})" if action.detail else ""
             return f"end {action.outcome} at step {action.step}, checkpoint {action.checkpoint or 'none'}{detail}"
         case LogMembership():
             return ""

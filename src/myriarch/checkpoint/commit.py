@@ -217,11 +217,11 @@ class Snapshots(msgspec.Struct, kw_only=True):
         """A node came back with its memory: believe what it holds, and catch up on what was missed meanwhile."""
         actions: list[AnyAction] = []
         present: dict[ShardKey, HeldShard] = {}
-        tell = False
+        tell, known = False, self.committed
         for shard in shards:
             if self._is_committed(shard):
                 present[shard.group, shard.rank] = shard
-                tell |= not shard.committed
+                tell |= not shard.committed and self.committed is known
             elif shard.role == "own":
                 actions += self.seal(node, shard, digest="", now_s=now_s)
             else:

@@ -170,7 +170,8 @@ class Toy:
         """Whether somebody wants to hold; None: the agent has another word."""
         folder = FOLDER / f"{self.begin.resolved.run.name}-{self.plan.incarnation}-{self.step}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.poll()
+        if self.poll():
+            return None
         mine = folder / f"{self.plan.group}-{self.plan.rank}"
         mine.with_suffix(".new").write_text("1" if self.hold else "0")
         mine.with_suffix(".new").rename(mine.with_suffix(".here"))

@@ -149,7 +149,7 @@ def test_after_a_restart_a_repeated_report_is_known_and_a_missing_node_is_missed
         with JournalFile(path) as journal:
             again = decide(journal, resolved)
             again.replay()
-            again.take_again(forked)
+            again.take_report(forked)
             again.connect(joined("fast-0"), Listener(), done_seq=10**6)
             again.missing_after_restart()
         events = [record.event for record in scan(path.read_bytes()).records if record.event is not None]

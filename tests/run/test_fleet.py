@@ -15,8 +15,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from myriarch.cli.chaos import chaos
 from myriarch.control import Control
-from myriarch.errors import EXIT_FAILED, EXIT_USAGE, UsageError
+from myriarch.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError
 from myriarch.event.actions import Decide, EndRun, FenceNode, StartSteps
 from myriarch.event.events import (
     FaultInjected,
@@ -26,6 +27,7 @@ from myriarch.event.events import (
     StepCompleted,
     WorkerExited,
     WorkerForked,
+    WorkerStalled,
 )
 from myriarch.event.journal import actions_of, events_of
 from myriarch.run.directory import Contact, read_json
@@ -84,11 +86,11 @@ def test_workers_nodes_and_the_controller_may_die(launch: Any, tmp_path: Path, t
 def test_a_stopped_node_is_fenced_and_comes_back_empty(launch: Any, tmp_path: Path, toy: Any) -> None:
     launched = launch(toy("stopped", tmp_path, pools={"fast": (2, 1)}, steps=400), FAKE_STEP_S="0.02")
     launched.until_step(6)
-    assert launched.client().chaos("stop", "fast-1") == "stop fast-1 on fast-1"
+    assert chaos("stop", "fast-1", run=str(launched.attempt().path), factor=None) == EXIT_OK
     launched.until(lambda: "replace_node" in choices(launched), "the spare takes over")
     assert [event.node for event in launched.events(NodeSilent)] == ["fast-1"]
     boots = [event.boot for event in launched.events(NodeJoined) if event.node == "fast-1"]
-    launched.client().chaos("resume", "fast-1")
+    assert chaos("resume", "fast-1", run=str(launched.attempt().path), factor=None) == EXIT_OK
     launched.until(
         lambda: [e.boot for e in launched.events(NodeJoined) if e.node == "fast-1"][1:], "the node comes back"
     )
@@ -99,6 +101,25 @@ def test_a_stopped_node_is_fenced_and_comes_back_empty(launch: Any, tmp_path: Pa
     assert again.shards == ()
     launched.client().stop("enough")
     assert launched.end().outcome == "interrupted"
+    with pytest.raises(UsageError, match="not under way"):
+        chaos("kill", "fast-1", run=str(launched.attempt().path), factor=None)
+
+
+def test_a_stopped_worker_is_found_and_replaced(launch: Any, tmp_path: Path, toy: Any) -> None:
+    launched = launch(toy("frozen", tmp_path, pools={"fast": (2, 0)}, steps=4000))
+    launched.until_step(4)
+    client = launched.client()
+    client.chaos("slow", "fast-0", factor=0.5)
+    client.chaos("stop", "fast/1")
+    launched.until(lambda: "restart_workers" in choices(launched), "a new worker")
+    (stalled,) = launched.events(WorkerStalled)
+    assert (stalled.group, stalled.rank, stalled.stopped) == ("fast", 1, True)
+    restarted = launched.actions(Decide)[-1].to_step
+    launched.until(lambda: launched.events(StepCompleted)[-1].step > restarted, "training goes on")
+    client.chaos("resume", "fast-0")
+    client.stop("enough")
+    assert launched.end().outcome == "interrupted"
+    assert [event.action for event in launched.events(FaultInjected)] == ["slow", "stop", "resume"]
 
 
 def test_a_signal_stops_after_a_last_snapshot_and_the_next_launch_resumes(

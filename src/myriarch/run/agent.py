@@ -177,12 +177,13 @@ class Agent:
         self._emulation = f"{fraction:.0%} of one core per device, by {self._node.limiter.method}"
         log.info("devices are held to %s", self._emulation)
 
-    def _joined(self) -> NodeJoined:
+    async def _joined(self) -> NodeJoined:
         place = self.place
+        shards = await self._node.in_lane(self._node.memory.held)
         return NodeJoined(
             node=place.node, pool=place.pool, boot=self.boot, address=place.address, port=self._server.port,
             devices=place.devices, fault_domain=place.fault_domain, workers=self._workers.running(),
-            shards=self._node.memory.held(),
+            shards=shards,
         )  # fmt: skip
 
     def _pids_of(self, device: int) -> list[int]:

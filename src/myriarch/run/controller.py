@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -186,8 +186,7 @@ class Controller:
             raise WireError(f"{node} is of run {hello.run_id}, pool {hello.joined.pool}; not of this one")
         connection.node, connection.boot = node, hello.joined.boot
         log.info("%s has connected (boot %s)", node, hello.joined.boot)
-        known = self._taken.get(node, ("", 0))[0] == hello.joined.boot
-        self._take(hello.reports, connection, take=self._decider.take if known else self._decider.take_again)
+        self._take(hello.reports, connection)
         self._decider.connect(hello.joined, connection, done_seq=hello.done_seq)
         if self._emulation.get(node, "") != hello.emulation:
             self._emulation[node] = hello.emulation
@@ -196,7 +195,7 @@ class Controller:
     async def message(self, message: FromAgent, connection: AgentConnection) -> None:
         match message:
             case Reports():
-                self._take(message.reports, connection, take=self._decider.take)
+                self._take(message.reports, connection)
             case Beat():
                 if message.heartbeat.node != connection.node:
                     raise WireError(f"{connection.node} sends a heartbeat of {message.heartbeat.node}")
@@ -209,16 +208,14 @@ class Controller:
             case Hello():
                 raise WireError("a second Hello")
 
-    def _take(
-        self, reports: tuple[Report, ...], connection: AgentConnection, *, take: Callable[[AnyEvent], None]
-    ) -> None:
+    def _take(self, reports: tuple[Report, ...], connection: AgentConnection) -> None:
         """Events are decided upon now; spans are written, then all are acknowledged. What was taken is not again."""
         boot, seq = self._taken.get(connection.node, ("", 0))
         new = tuple(report for report in reports if boot != connection.boot or report.seq > seq)
         for report in new:
             if report.event is not None:
                 _check_speaker(report.event, connection)
-                take(report.event)
+                self._decider.take_report(report.event)
         if new:
             self._taken[connection.node] = (connection.boot, new[-1].seq)
         if reports:

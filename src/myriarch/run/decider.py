@@ -143,11 +143,12 @@ class Decider:
         self._log(event, actions)
         self._wake()
 
-    def take_again(self, event: AnyEvent) -> None:
-        """Take an event that an agent reports after a reconnect, unless the replayed journal has it."""
-        if _is_hashable(event) and event in self._known:
-            return
-        self.take(event)
+    def take_report(self, event: AnyEvent) -> None:
+        """Take an event that an agent reports, unless it reports it again: the replayed journal has it. Once each."""
+        if event in self._known:
+            self._known.discard(event)
+        else:
+            self.take(event)
 
     def observe_beat(self, heartbeat: Heartbeat) -> None:
         """A heartbeat feeds the failure detector; it is not journalled."""

@@ -55,7 +55,7 @@ class Drains:
         pinned: list[str] = []
         try:
             if isinstance(action, DrainShards):
-                result = await self._run(self._shards_job(action, pinned))
+                result = await self._run(await node.in_lane(self._shards_job, action, pinned))
             else:
                 result = await self._run(self._finish_job(action))
             if result.error:
@@ -69,7 +69,7 @@ class Drains:
             self._report(action, result)
         finally:
             for path in pinned:
-                node.memory.unpin(path)
+                await node.in_lane(node.memory.unpin, path)
 
     def _report(self, action: DrainShards | FinishDrain, result: DrainResult) -> None:
         node = self._node

@@ -58,7 +58,7 @@ class Fetcher:
 
     async def _bring_one(self, source: ShardSource, role: Role) -> str:
         node, shard = self._node, source.shard
-        if (path := self._local(shard)) is not None:
+        if (path := await self._local(shard)) is not None:
             return path
         peer = node.peers.get(source.node)
         if peer is None:
@@ -66,14 +66,15 @@ class Fetcher:
         start_s = time.monotonic()
         await node.in_transfer(fetch_shard, peer.address, peer.port, node.token, shard, into=node.memory, role=role)
         duration_s = time.monotonic() - start_s
-        path = self._local(shard)
+        path = await self._local(shard)
         if path is None:
             raise MyriarchError("the shard was fetched and replaced at once; a newer snapshot is in its place")
         node.link.report(ShardFetched(node=node.id, shard=shard, source=source.node, duration_s=duration_s))
         return path
 
-    def _local(self, shard: HeldShard) -> str | None:
-        slot = self._node.memory.find(shard.group, shard.rank, shard.step, shard.incarnation)
+    async def _local(self, shard: HeldShard) -> str | None:
+        memory = self._node.memory
+        slot = await self._node.in_lane(memory.find, shard.group, shard.rank, shard.step, shard.incarnation)
         return str(slot.path) if slot is not None and slot.header.root == shard.root else None
 
     def _failed(self, plan: WorkerPlan, source: ShardSource, error: Exception) -> None:

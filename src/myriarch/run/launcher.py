@@ -71,6 +71,11 @@ def run_training(
             "PyTorch is not installed for this Python", hint="install it: pip install 'myriarch[train]'"
         )
     room.check(resolved)
+    with _signals_interrupt():
+        return _train(resolved, fresh=fresh, zygote=zygote, port=port)
+
+
+def _train(resolved: ResolvedRun, *, fresh: bool, zygote: tuple[str, ...], port: int) -> Ended:
     directory = RunDirectory(Path(resolved.run.output).absolute() / resolved.run.name)
     for run_id in sweep.sweep_stale():
         log.info("swept what run %s left", run_id)
@@ -85,6 +90,21 @@ def run_training(
         with _launch(attempt, resolved, directory, zygote=zygote) as launch:
             outcome = asyncio.run(_Supervisor(attempt, launch, resolved, port=port).run())
     return Ended(outcome, attempt, resumed)
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Until the supervisor answers them itself, SIGTERM and SIGHUP are what Ctrl-C is: what was made is removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _complete_already(directory: RunDirectory, step: int) -> Ended:

@@ -8,7 +8,7 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -60,7 +60,7 @@ class ControllerLink:
         token: str,
         tls: ssl.SSLContext,
         run_id: str,
-        joined: Callable[[], NodeJoined],
+        joined: Callable[[], Awaitable[NodeJoined]],
         on_action: Callable[[Do], None],
         on_inflict: Callable[[Inflict], None],
         emulation: Callable[[], str],
@@ -154,14 +154,14 @@ class ControllerLink:
         )
 
     async def _talk(self, connection: ClientConnection) -> None:
+        joined = await self._joined()
+        self._sent_seq = 0
+        reports = self._unsent()
         hello = Hello(
-            run_id=self._run_id,
-            joined=self._joined(),
-            done_seq=self._done_seq,
-            reports=tuple(self._kept),
-            emulation=self._emulation(),
+            run_id=self._run_id, joined=joined, done_seq=self._done_seq, reports=reports, emulation=self._emulation()
         )
-        self._sent_seq = self._seq
+        self._sent_seq = reports[-1].seq if reports else self._seq
+        self._wake.set()
         self.connected = True
         await connection.send(encode(hello))
         log.info("connected to the controller, with %d reports", len(hello.reports))

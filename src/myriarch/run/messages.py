@@ -25,7 +25,8 @@ MESSAGE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """A larger WebSocket message is refused by either side."""
 REPORTS_KEPT: Final = 50_000
 """Reports that an agent keeps for a controller that is away: hours of steps. Then the oldest are dropped, loudly."""
-REPORTS_PER_BATCH: Final = 256
+REPORTS_PER_BATCH: Final = 1024
+"""A report is an event, or the spans of a step or two: a kilobyte."""
 
 
 class Message(Value, frozen=True, kw_only=True, tag_field="message", tag=True):
@@ -55,7 +56,7 @@ class Report(Value, frozen=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, kw_only=True):
-    """First message of a connection, with the reports that the controller has not taken."""
+    """First message of a connection, with the first reports that the controller has not taken; `Reports` follow."""
 
     run_id: str
     joined: NodeJoined

@@ -266,7 +266,7 @@ class Worker:
             case StepDone():
                 self._step_done(message)
             case Sealed():
-                self._sealed(message)
+                await self._sealed(message)
             case Skipped():
                 self._skipped(message.step, message.why)
             case Held():
@@ -333,9 +333,11 @@ class Worker:
             )
         )  # fmt: skip
 
-    def _sealed(self, message: Sealed) -> None:
+    async def _sealed(self, message: Sealed) -> None:
         plan = self.spoken_for
-        slot = self._node.memory.find(plan.group, plan.rank, message.step, plan.incarnation, role="own")
+        slot = await self._node.in_lane(
+            self._node.memory.find, plan.group, plan.rank, message.step, plan.incarnation, role="own"
+        )
         if slot is None or slot.header.root != message.root:
             self._skipped(message.step, "the sealed slot is not in this node's memory")
             return

@@ -52,7 +52,6 @@ from myriarch.wire.worker import (
     Sealed,
     SlotRequest,
     Slots,
-    Spans,
     StepDone,
 )
 from myriarch.wire.zygote import DrainResult, ForkDrain, Forked, ForkWorker, FromZygote, Reaped, ZygoteReady
@@ -124,6 +123,19 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote.close()
 
 
+@pytest.fixture
+def make_zygote() -> Iterator[Callable[[Path], Zygote]]:
+    made: list[Zygote] = []
+
+    def make(log_path: Path) -> Zygote:
+        made.append(Zygote(log_path))
+        return made[-1]
+
+    yield make
+    for zygote in made:
+        zygote.close()
+
+
 @dataclass
 class FakeWorker:
     """One worker as its agent sees it."""
@@ -159,7 +171,8 @@ class FakeWorker:
                         raise AssertionError(f"worker {self.key} failed: {message.cause}\n{message.detail}")
                 assert not self.closed, f"worker {self.key} ended without {kind.__name__}"
                 left_s = until - time.monotonic()
-                assert left_s > 0 and self.changed.wait(left_s), f"worker {self.key} sent no {kind.__name__}"
+                assert left_s > 0, f"worker {self.key} sent no {kind.__name__}"
+                self.changed.wait(left_s)
 
     def all(self, kind: type[M]) -> list[M]:
         with self.changed:
@@ -264,14 +277,22 @@ class FakeFleet:
     def slot_paths_of(self, restore: Restore) -> tuple[str, ...]:
         if not isinstance(restore, FromMemory):
             return ()
-        found = [self.memory.find(s.shard.group, s.shard.rank, restore.step, s.shard.incarnation) for s in restore.shards]
+        found = [
+            self.memory.find(s.shard.group, s.shard.rank, restore.step, s.shard.incarnation) for s in restore.shards
+        ]
         assert all(slot is not None for slot in found)
         return tuple(str(slot.path) for slot in found if slot is not None)
 
     # --- what a test does ---
 
     def plans(
-        self, group: str, world_size: int, *, incarnation: int = 1, restores: Sequence[Restore] = (), calibrate: bool = False
+        self,
+        group: str,
+        world_size: int,
+        *,
+        incarnation: int = 1,
+        restores: Sequence[Restore] = (),
+        calibrate: bool = False,
     ) -> list[WorkerPlan]:
         """Plans of a whole group; `restores` are by rank, or Fresh."""
         return [
@@ -280,7 +301,9 @@ class FakeFleet:
                 rank=Rank(rank),
                 world_size=world_size,
                 mesh=self.mesh_of(group, world_size),
-                device_index=len(self.workers) if (group, rank) not in self.workers else self.workers[group, rank].plan.device_index,
+                device_index=len(self.workers)
+                if (group, rank) not in self.workers
+                else self.workers[group, rank].plan.device_index,
                 incarnation=Incarnation(incarnation),
                 store_node=NodeId("x"),
                 store_address="127.0.0.1",
@@ -365,7 +388,9 @@ class FakeFleet:
     def commit(self, step: int, incarnation: int) -> None:
         self.memory.commit(Step(step), Incarnation(incarnation))
 
-    def from_memory(self, group: str, world_size: int, *, step: int, incarnation: int, ranks: int | None = None) -> list[Restore]:
+    def from_memory(
+        self, group: str, world_size: int, *, step: int, incarnation: int, ranks: int | None = None
+    ) -> list[Restore]:
         """How the ranks of a group restore: each its own shard, or, for another number of `ranks`, all of `group`'s."""
         shards = []
         for rank in range(world_size):

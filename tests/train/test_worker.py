@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ MakeFleet = Callable[..., Any]
 TWO = [("a", 5), ("b", 3)]
 
 
-def run_to_hold(fleet: Fleet, shares: Sequence[tuple[str, int]], sizes: Mapping[str, int], *, memory_every: int = 0) -> int:
+def run_to_hold(
+    fleet: Fleet, shares: Sequence[tuple[str, int]], sizes: Mapping[str, int], *, memory_every: int = 0
+) -> int:
     """Launch fresh groups, let them step, wait until all hold. Returns the step."""
     for group, size in sizes.items():
         fleet.launch(group, size)
@@ -77,7 +80,9 @@ def test_two_groups_with_uneven_shares_have_the_gradient_of_one_process(make_fle
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"a": 2, "b": 2}, {"b": 1, "a": 2}, {"a": 2, "b": 3}, {"a": 1, "b": 1, "c": 1}], ids=lambda sizes: str(sizes)
+    "sizes",
+    [{"a": 2, "b": 2}, {"b": 1, "a": 2}, {"a": 2, "b": 3}, {"a": 1, "b": 1, "c": 1}],
+    ids=lambda sizes: str(sizes),
 )
 def test_groups_stay_bit_identical(make_fleet: MakeFleet, sizes: Mapping[str, int]) -> None:
     shares = dict(zip(("a", "b", "c"), (4, 3, 1) if "c" in sizes else (5, 3), strict=False))
@@ -260,15 +265,23 @@ def test_spans_have_no_gaps(make_fleet: MakeFleet) -> None:
     for worker in fleet.workers.values():
         spans = [span for said in worker.all(Spans) for span in said.spans]
         assert spans[0].leaf == "rendezvous"
-        assert all(one.end_ns == other.start_ns for one, other in zip(spans, spans[1:], strict=False))
+        assert all(one.end_ns == other.start_ns for one, other in pairwise(spans))
         assert {span.device for span in spans} == {f"{worker.plan.group}-0/{worker.plan.device_index}"}
         leaves = {span.leaf for span in spans}
-        assert leaves >= {"comm_init", "model_build", "data_open", "restore", "useful_compute", "exposed_comm", "checkpoint_stall"}
+        assert leaves >= {
+            "comm_init",
+            "model_build",
+            "data_open",
+            "restore",
+            "useful_compute",
+            "exposed_comm",
+            "checkpoint_stall",
+        }
         stepped = {span.step for span in spans if span.leaf == "useful_compute"}
         assert stepped == set(range(6))
         phases = worker.all(Ready)[0].phases
         assert phases[0].start_ns == spans[0].start_ns
-        assert all(one.end_ns == other.start_ns for one, other in zip(phases, phases[1:], strict=False))
+        assert all(one.end_ns == other.start_ns for one, other in pairwise(phases))
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -278,7 +291,9 @@ def consumed(fleet: Fleet) -> Counter[tuple[int, int]]:
     """(step, sample) of all steps that counted, by the workers' logs: of each step, what its last incarnation used."""
     lines: dict[int, dict[int, list[int]]] = {}
     for path in Path(fleet.folder).glob("*.log"):
-        for step, incarnation, samples in re.findall(r"step (\d+) of incarnation (\d+): .* samples ([\d ]*)", path.read_text()):
+        for step, incarnation, samples in re.findall(
+            r"step (\d+) of incarnation (\d+): .* samples ([\d ]*)", path.read_text()
+        ):
             lines.setdefault(int(step), {}).setdefault(int(incarnation), []).extend(map(int, samples.split()))
     return Counter((step, sample) for step, by in lines.items() for sample in by[max(by)])
 

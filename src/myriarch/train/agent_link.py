@@ -52,7 +52,7 @@ class Link(Protocol):
 
 
 class AgentLink:
-    """A link over a socket. Everything that arrives is sorted at once: nothing is lost while a worker waits for another."""
+    """A link over a socket. What arrives is sorted at once: nothing is lost while a worker waits for something else."""
 
     def __init__(self, channel: Channel[FromAgent]) -> None:
         self._channel: Final = channel

@@ -1,12 +1,14 @@
 """The bridge: unlike replica groups add their gradients, every step, and all get the same bits.
 
-Each worker exchanges with workers of every other group the elements of the gradient that both hold, full duplex over its
-own TCP connections, and then adds the groups' contributions in the order of `Go.shares`, in fp32. Every element is added in
-the same order in every group, whatever the meshes: groups need no further agreement to stay bit-identical.
+Each worker exchanges with workers of every other group the elements of the gradient that both hold, full duplex
+over its own TCP connections, and then adds the groups' contributions in the order of `Go.shares`, in fp32. Every
+element is added in the same order in every group, whatever the meshes: groups need no further agreement to stay
+bit-identical.
 
     merged = (g_1 + g_2 + ... + g_n) / (tokens_1 + ... + tokens_n)
 
-A ring all-reduce would move fewer bytes beyond three groups, but its order of summation depends on the place in the ring.
+A ring all-reduce would move fewer bytes beyond three groups, but its order of summation depends on the place in the
+ring.
 
 Waiting is bounded and named, and the agent is listened to all the while. No torch here: numpy, sockets, hashes.
 """
@@ -138,9 +140,9 @@ class Bridge:
     def exchange(self, gradient: Floats, *, step: Step, own: Contribution) -> Merged:
         """Replace the local gradient by the sum over all groups. In place, fp32.
 
-        Raises PeerLost when a peer's connection ends, Interrupted when the agent wants this worker out, BridgeError for a
-        message of another step, incarnation or content, or when a group does not come in time. After any of these the
-        bridge is of no more use.
+        Raises PeerLost when a peer's connection ends, Interrupted when the agent wants this worker out, BridgeError
+        for a message of another step, incarnation or content, or when a group does not come in time. After any of
+        these the bridge is of no more use.
         """
         if gradient.size != self._elements:
             raise ValueError(f"a gradient of {gradient.size} elements, the layout has {self._elements}")

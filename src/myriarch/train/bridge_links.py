@@ -1,8 +1,8 @@
 """How the bridge's connections come about: who calls whom, who is let in, and how waiting ends.
 
-Workers of an earlier group in the order of summation dial those of later ones. Calls go out in order and are answered in
-any, so nobody waits in a circle. A stranger, a fenced worker of an older incarnation or a model of another layout is
-refused at the door and costs nobody a step.
+Workers of an earlier group in the order of summation dial those of later ones. Calls go out in order and are
+answered in any, so nobody waits in a circle. A stranger, a fenced worker of an older incarnation or a model of
+another layout is refused at the door and costs nobody a step.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ def wait_for(sock: socket.socket, interrupt: Interrupt, *, until: float) -> bool
 def dial(
     member: Membership, peer: PeerId, endpoint: BridgeEndpoint, *, interrupt: Interrupt, until: float
 ) -> socket.socket:
-    """Connect to `peer`. Raises PeerLost when it is gone, BridgeError when it refuses, AuthenticationError, Interrupted."""
+    """Connect to `peer`.
+
+    Raises PeerLost when it is gone, BridgeError when it refuses, AuthenticationError, Interrupted.
+    """
     try:
         sock = socket.create_connection((endpoint.host, endpoint.port), timeout=max(0.1, until - time.monotonic()))
     except OSError as error:
@@ -171,7 +174,7 @@ class Doorkeeper:
                 self.refused.append(str(error))
                 if len(self.refused) > REFUSALS_LIMIT:
                     raise BridgeError(
-                        f"{name_of(self._member.own)} turned away {len(self.refused)} callers, the last one because: {error}",
+                        f"{name_of(self._member.own)} turned away {len(self.refused)} callers, the last as {error}",
                         hint="something else connects to the bridge's port; keep it on the pools' own network",
                     ) from error
         return None
@@ -200,7 +203,7 @@ class Doorkeeper:
         if hello.own_layout != fingerprint(member.layouts[peer]) or hello.peer_layout != fingerprint(
             member.layouts[member.own]
         ):
-            return f"{name_of(peer)} has another model or mesh than {name_of(member.own)} believes; use one run file for all"
+            return f"{name_of(peer)} has another model or mesh than {name_of(member.own)} believes"
         return ""
 
 

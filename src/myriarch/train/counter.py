@@ -1,9 +1,9 @@
 """Counter-based random numbers: each is a pure function of a key and an index.
 
-The order of samples and the initial weights come from here, not from a generator with a state, so that any worker of any
-layout can compute any element by itself, and the result does not depend on the versions of numpy or torch (numpy promises
-no stable streams for its distributions: NEP 19). The mixer is SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014),
-integer arithmetic modulo 2**64 throughout.
+The order of samples and the initial weights come from here, not from a generator with a state, so that any worker
+of any layout can compute any element by itself, and the result does not depend on the versions of numpy or torch
+(numpy promises no stable streams for its distributions: NEP 19). The mixer is SplitMix64's finaliser (Steele, Lea,
+Flood, OOPSLA 2014), integer arithmetic modulo 2**64 throughout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GAMMA: Final = 0x9E3779B97F4A7C15
 _MIX_1: Final = 0xBF58476D1CE4E5B9
 _MIX_2: Final = 0x94D049BB133111EB
 _FEISTEL_ROUNDS: Final = 6
-"""Four suffice for a pseudorandom permutation with ideal round functions (Luby and Rackoff 1988); two more for a cheap one."""
+"""Four make a pseudorandom permutation of ideal round functions (Luby and Rackoff 1988); two more for a cheap one."""
 
 
 def key_of(*parts: int | str) -> int:

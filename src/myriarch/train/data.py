@@ -108,16 +108,17 @@ class Corpus:
 
     def __init__(self, text: Bytes, *, context_tokens: int, sequences: int, seed: int) -> None:
         windows = (text.size - 1) // context_tokens
-        held_out = min(_HELD_OUT_MOST, windows // _HELD_OUT) or min(1, windows - 1)
-        if windows - held_out < 1:
+        held_out = min(_HELD_OUT_MOST, windows // _HELD_OUT) or min(1, max(0, windows - 1))
+        if windows < 1:
             raise SpecError(
-                f"the text has {text.size} bytes, too short for one sequence of {context_tokens} tokens to train on and one "
-                f"to validate with; use a longer text or a smaller `context_tokens`",
+                f"the text has {text.size} bytes, too short for a sequence of {context_tokens} tokens and one more; "
+                "use a longer text or a smaller `context_tokens`",
                 path="data.source",
             )
         self.samples: Final = windows - held_out
         """Training windows; sample ids are `range(samples)`."""
         self.held_out: Final = held_out
+        """Windows for validation; none where there is a single one to train on."""
         self._text: Final = text
         self._context: Final = context_tokens
         self._sequences: Final = sequences
@@ -146,7 +147,7 @@ class Corpus:
 
 
 def slots_of_rank(first: int, count: int, *, rank: int, world_size: int) -> range:
-    """The slots of a group's `[first, first + count)` that `rank` computes: contiguous, the first ranks take the remainder."""
+    """The slots of a group's `[first, first + count)` that `rank` computes: contiguous, the remainder to the first."""
     each, rest = divmod(count, world_size)
     begin = first + rank * each + min(rank, rest)
     return range(begin, begin + each + (1 if rank < rest else 0))

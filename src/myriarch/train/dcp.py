@@ -3,9 +3,9 @@
     dcp.save(state, storage_writer=MemoryWriter(make_slot, step=..., incarnation=...))
     dcp.load(state, storage_reader=MemoryReader(paths))            paths: all shards of one group's copy
 
-Resharding is DCP's: the reader rebuilds the metadata from the slots' indexes, and DCP works out which rank needs what.
-Nothing is unpickled that came from a peer: values travel as MessagePack and are turned into what DCP's planners expect in
-this process.
+Resharding is DCP's: the reader rebuilds the metadata from the slots' indexes, and DCP works out which rank needs
+what. Nothing is unpickled that came from a peer: values travel as MessagePack and are turned into what DCP's
+planners expect in this process.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Stored(NamedTuple):
 
 
 def metadata_of(indexes: Sequence[Sequence[Entry]]) -> Metadata:
-    """DCP's metadata of a snapshot from the indexes of all its shards. A part that several hold is taken from the first."""
+    """DCP's metadata of a snapshot from the indexes of all its shards. What several hold is taken from the first."""
     described: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
     stored: dict[MetadataIndex, Stored] = {}
     paths: dict[str, tuple[str, ...]] = {}

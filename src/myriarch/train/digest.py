@@ -2,11 +2,11 @@
 
     digest = sum over elements of bits(x_i) * (2 i + 1), modulo 2**64
 
-`bits` reads an element's bytes as an unsigned little-endian integer and `i` is its canonical index (`layout`). It is a
-sum, so the digests of a group's shards add up to the digest of the whole, and groups of unlike meshes that hold the same
-bits have equal sums. The weights are odd, hence invertible: a change in a single element of at most eight bytes is
-always seen, and so are any two flipped bits in 32-bit elements, whose terms `±2**a (2i+1)` cancel only if a and i agree.
-It guards against faults, not against adversaries.
+`bits` reads an element's bytes as an unsigned little-endian integer and `i` is its canonical index (`layout`). It
+is a sum, so the digests of a group's shards add up to the digest of the whole, and groups of unlike meshes that
+hold the same bits have equal sums. The weights are odd, hence invertible: a change in a single element of at most
+eight bytes is always seen, and so are any two flipped bits in 32-bit elements, whose terms `±2**a (2i+1)` cancel
+only if a and i agree. It guards against faults, not against adversaries.
 """
 
 from __future__ import annotations

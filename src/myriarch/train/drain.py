@@ -1,9 +1,9 @@
 """From the memory tier to disk: a folder that plain `torch.distributed.checkpoint.load` reads, without Myriarch.
 
-A drain runs beside the training, in a process of its own at low priority. Jobs of kind `shards` write the files of some
-slots and, beside each, a *results* file: what DCP's writer said about where everything lies. The job of kind `finish`
-joins all results to `.metadata`, writes the manifest, syncs, and gives the folder its final name: until then there is no
-checkpoint, and after it there is a whole one.
+A drain runs beside the training, in a process of its own at low priority. Jobs of kind `shards` write the files of
+some slots and, beside each, a *results* file: what DCP's writer said about where everything lies. The job of kind
+`finish` joins all results to `.metadata`, writes the manifest, syncs, and gives the folder its final name: until
+then there is no checkpoint, and after it there is a whole one.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def write_item_of(entry: Entry) -> WriteItem:
 
 
 def run_job(job: DrainJob) -> int:
-    """Do a job. Returns the bytes written. Raises IntegrityError, UsageError, OSError; an incomplete folder may stay."""
+    """Do a job. Returns the bytes written. Raises IntegrityError, UsageError, OSError; part of a folder may stay."""
     if job.kind == "finish":
         return finish(job)
     folder = Path(job.path)
@@ -220,7 +220,7 @@ def _write_results(shard: _ShardResults) -> Iterator[WriteResult]:
 
 
 def _publish(folder: Path, final: Path) -> None:
-    """Give the complete folder its name. One that has it already is of the same step, from before a rollback: it goes."""
+    """Give the complete folder its name. One that has it already is of the same step, before a rollback: it goes."""
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         old = final.with_name(f".{final.name}.replaced")

@@ -1,4 +1,4 @@
-"""The few small numbers that a group agrees on each step. One collective each, fp64 or int64, so that nothing is rounded."""
+"""The few small numbers that a group agrees on each step: one collective each, fp64 or int64, nothing rounded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What lies where in a slot's payload: enough to rebuild DCP's metadata, and nothing that could be executed.
 
-A slot's index is MessagePack, a list of entries. Values that are no tensors are MessagePack too, never pickle: the bytes
-may come from a peer.
+A slot's index is MessagePack, a list of entries. Values that are no tensors are MessagePack too, never pickle: the
+bytes may come from a peer.
 """
 
 from __future__ import annotations

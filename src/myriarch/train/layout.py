@@ -72,7 +72,7 @@ def runs_of_chunk(base: int, shape: Shape, offsets: Shape, sizes: Shape) -> Iter
 
 
 def shard_rows(rows: int, *, parts: int, part: int) -> tuple[int, int]:
-    """First row and number of rows that FSDP2 gives to `part`: `torch.chunk`'s rule, later parts may be short or empty."""
+    """First row and number of rows that FSDP2 gives to `part`: `torch.chunk`'s rule, so later parts may be empty."""
     size = -(-rows // parts)
     first = min(part * size, rows)
     return first, min(size, rows - first)

@@ -1,8 +1,9 @@
 """The end of a step: all groups add their gradients, and each group votes on whether the step counts.
 
-How a group stays together: a worker leaves an incarnation only where its whole group does, at the vote that ends each step
-and at the one that follows `Go`. Whoever saw a `Rejoin`, or lost a peer of the bridge, says so there, and then all of the
-group leave. Whether another group applied the step does not matter: all groups go back to the same snapshot.
+How a group stays together: a worker leaves an incarnation only where its whole group does, at the vote that ends
+each step and at the one that follows `Go`. Whoever saw a `Rejoin`, or lost a peer of the bridge, says so there, and
+then all of the group leave. Whether another group applied the step does not matter: all groups go back to the same
+snapshot.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Merging:
         meshes = meshes_of(go, self._run)
         if meshes[plan.group] != plan.mesh:
             raise EnvironmentFault(
-                f"group {plan.group} has mesh {plan.mesh}, but by the run file other groups take it for {meshes[plan.group]}"
+                f"group {plan.group} has mesh {plan.mesh}; by the run file, others take it for {meshes[plan.group]}"
             )
         return Membership(
             group=plan.group,

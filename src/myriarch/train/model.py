@@ -1,7 +1,7 @@
 """The reference model: a decoder, Llama style (Touvron et al., arXiv 2302.13971).
 
-RMSNorm before each sublayer, rotary positions, grouped-query attention, SwiGLU, embeddings tied on request. Layers live in
-a ModuleDict, so that a pipeline stage can keep any of them under their own names.
+RMSNorm before each sublayer, rotary positions, grouped-query attention, SwiGLU, embeddings tied on request. Layers
+live in a ModuleDict, so that a pipeline stage can keep any of them under their own names.
 
 Initial weights are a pure function of (seed, name, position): a rank fills its own shard without seeing the rest, and
 every layout of every group starts from the same bits.

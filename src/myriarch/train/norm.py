@@ -1,12 +1,13 @@
 """A gradient's norm that does not depend on how the gradient is split.
 
-Floating-point sums depend on their order, so the norms of two groups of unlike meshes would differ in the last bits, and
-so would the clipped updates. Integers add in any order to the same result: squares are scaled to fixed point, summed
-in 64-bit integers on every rank, and the ranks' sums added by an all-reduce.
+Floating-point sums depend on their order, so the norms of two groups of unlike meshes would differ in the last
+bits, and so would the clipped updates. Integers add in any order to the same result: squares are scaled to fixed
+point, summed in 64-bit integers on every rank, and the ranks' sums added by an all-reduce.
 
-With `m` the largest magnitude in the whole gradient and `e` the power of two above it, `x = g / 2**e` lies in [-1, 1] and
-`x**2` is exact in fp64 for fp32 `g`. Two limbs of `k = 62 - ceil(log2 N)` bits each hold `x**2` to `2**-2k`, and N of them
-cannot overflow. The error of the sum is below `N * 2**-2k` of the largest square: 2e-10 of it for N = 1e9 elements.
+With `m` the largest magnitude in the whole gradient and `e` the power of two above it, `x = g / 2**e` lies in [-1,
+1] and `x**2` is exact in fp64 for fp32 `g`. Two limbs of `k = 62 - ceil(log2 N)` bits each hold `x**2` to `2**-2k`,
+and N of them cannot overflow. The error of the sum is below `N * 2**-2k` of the largest square: 2e-10 of it for N =
+1e9 elements.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def largest_magnitude(gradient: Tensor) -> float:
 
 
 def square_limbs(gradient: Tensor, *, maximum: float, elements: int) -> tuple[int, int]:
-    """This rank's part: the sums of the upper and the lower limbs. `maximum` and `elements` are of the whole gradient."""
+    """This rank's sums of the upper and the lower limbs. `maximum` and `elements` are of the whole gradient."""
     unit = math.ldexp(1.0, _fraction_bits(elements))
     scale = _scale(maximum)
     upper_sum = lower_sum = 0

@@ -1,10 +1,10 @@
 """AdamW whose result does not depend on the layout, and the schedule of its learning rate.
 
-Groups of unlike meshes cut the same tensor at different places, so an element may meet a vector loop in one group and its
-scalar tail in another; PyTorch's fused AdamW then differs in the last bit (seen with torch 2.13 on AVX-512: a compiler may
-contract `a * b + c` in one and not in the other). Here every operation is a single IEEE 754 addition, multiplication,
-division or square root, each correctly rounded, one at a time: the result is the same bits on any layout, vector width
-and conforming device.
+Groups of unlike meshes cut the same tensor at different places, so an element may meet a vector loop in one group
+and its scalar tail in another; PyTorch's fused AdamW then differs in the last bit (seen with torch 2.13 on AVX-512:
+a compiler may contract `a * b + c` in one and not in the other). Here every operation is a single IEEE 754
+addition, multiplication, division or square root, each correctly rounded, one at a time: the result is the same
+bits on any layout, vector width and conforming device.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def learning_rate_at(step: int, *, steps: int, optimizer: Optimizer) -> float:
 class AdamW:
     """Loshchilov and Hutter, ICLR 2019, algorithm 2, on the local shards of parameters.
 
-    Weight decay applies to matrices and not to vectors (norm gains), as is usual for transformers. The number of steps done
-    is not state of its own: it is the run's step.
+    Weight decay applies to matrices and not to vectors (norm gains), as is usual for transformers. The number of
+    steps done is not state of its own: it is the run's step.
     """
 
     def __init__(

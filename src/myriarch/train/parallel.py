@@ -1,8 +1,8 @@
 """How a group splits the model: PyTorch's own `fully_shard` on a DeviceMesh, with sums instead of means.
 
-FSDP2 divides reduced gradients by the world size by default, and a divide factor other than that needs a reduction that
-gloo does not have (`ReduceOp.PREMUL_SUM`). So sums are forced and the factor is one: the gradients of a group are the sum
-over its sequences, and the one division, by the valid tokens of all groups, comes after the bridge.
+FSDP2 divides reduced gradients by the world size by default, and a divide factor other than that needs a reduction
+that gloo does not have (`ReduceOp.PREMUL_SUM`). So sums are forced and the factor is one: the gradients of a group
+are the sum over its sequences, and the one division, by the valid tokens of all groups, comes after the bridge.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def reset_parameters(decoder: Decoder, *, seed: int) -> None:
 def prepare_micro_batch(module: nn.Module, *, last: bool) -> None:
     """Reduce gradients with the last micro-batch of a step only, and keep the weights gathered until then.
 
-    Between the first gather and the last reduction there is no collective, so the ranks of a group may run unlike numbers
-    of micro-batches.
+    Between the first gather and the last reduction there is no collective, so the ranks of a group may run unlike
+    numbers of micro-batches.
     """
     root = cast(FSDPModule, module)
     root.set_requires_gradient_sync(last)

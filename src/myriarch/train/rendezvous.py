@@ -1,7 +1,7 @@
 """How the workers of a group find each other: over a store in an agent, which outlives any of them.
 
-The store's keys begin with `<group>/<incarnation>/`: a fenced worker meets nobody. A worker sees what torchrun would have
-set, so that scripts that read the environment work unchanged.
+The store's keys begin with `<group>/<incarnation>/`: a fenced worker meets nobody. A worker sees what torchrun
+would have set, so that scripts that read the environment work unchanged.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def device_of(index: int) -> torch.device:
 def join_group(plan: WorkerPlan, *, token: str, address: str, device: torch.device, timeout_s: float) -> Store:
     """Make the default process group of this worker's replica group: all its ranks meet here, within `timeout_s`.
 
-    A group of one has one too, as DeviceMesh wants it; a process that runs alone needs no store for it. Returns the store,
-    which the caller must keep: torch holds its C++ half only, and subgroups made later would miss the rest.
+    A group of one has one too, as DeviceMesh wants it; a process that runs alone needs no store for it. Returns the
+    store, which the caller must keep: torch holds its C++ half only, and subgroups made later would miss the rest.
     """
     set_environment(plan)
     interface = interface_of(address)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.storage import StorageReader
 
 from myriarch.arena.manifest import verify
-from myriarch.errors import IntegrityError
+from myriarch.errors import MyriarchError, UsageError
 from myriarch.train.dcp import MemoryReader
 from myriarch.train.state import Leaf
 
@@ -40,14 +41,25 @@ def load_from(reader: StorageReader, leaves: Mapping[str, Leaf]) -> dict[str, An
     """Each rank plans and reads for itself: no collective, and nothing that another rank pickled."""
     reader.reset()
     known = reader.read_metadata().state_dict_metadata
-    wanted = {name: leaf.content for name, leaf in leaves.items() if name in known or not name.startswith(OWN_PREFIX)}
+    wanted = {name: leaf.content for name, leaf in leaves.items() if name in known or _must_be_there(leaf)}
     missing = sorted(wanted.keys() - known.keys())
     if missing:
-        raise IntegrityError(
+        raise UsageError(
             f"the checkpoint lacks `{missing[0]}` and {len(missing) - 1} other entries of the state",
             hint="it was written by another model or script: start over with --fresh, or go back to that one",
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        load(wanted, storage_reader=reader, no_dist=True)
+        try:
+            load(wanted, storage_reader=reader, no_dist=True)
+        except CheckpointException as error:
+            for cause, _ in error.failures.values():
+                if isinstance(cause, MyriarchError):
+                    raise cause from error  # DCP packs it up together with its traceback
+            raise
     return {name: content for name, content in wanted.items() if not isinstance(content, Tensor)}
+
+
+def _must_be_there(leaf: Leaf) -> bool:
+    """Entries of the session itself need not be, and tensors without elements are stored by nobody."""
+    return not leaf.name.startswith(OWN_PREFIX) and not (isinstance(leaf.content, Tensor) and leaf.content.numel() == 0)

@@ -119,9 +119,9 @@ class Session:
     ) -> Step:
         """Name the state that makes the run, and bring it to what the plan says. Returns the number of steps done.
 
-        `merged` are the names and whole shapes of the parameters whose gradients `merge` gets. `reset` brings the state to
-        that of step 0, for a rollback before the first snapshot; without it such a rollback ends this process, and a new one
-        begins.
+        `merged` are the names and whole shapes of the parameters whose gradients `merge` gets. `reset` brings the
+        state to that of step 0, for a rollback before the first snapshot; without it such a rollback ends this
+        process, and a new one begins.
         """
         self._merging.shapes = merged or {}
         self._memory = MemoryTier(state, rank=self.plan.rank, link=self._link, reset=reset)
@@ -140,7 +140,7 @@ class Session:
     # --- steps ---
 
     def steps(self, *, calibration: Calibration | None = None) -> Iterator[Step]:
-        """The steps to do, each as the number of steps done before it. After a rollback it goes on from an earlier one."""
+        """The steps to do, each as the number of steps done before it. After a rollback an earlier one comes again."""
         while True:
             try:
                 self._ready(calibration)
@@ -222,11 +222,11 @@ class Session:
         self._at(phase)
 
     def merge(self, gradient: Tensor | None, *, loss_sum: float, tokens: int) -> Merged | None:
-        """Add this group's gradient to those of the others, and divide by the valid tokens of the whole batch. In place.
+        """Add this group's gradient to those of the others, divide by the valid tokens of the whole batch. In place.
 
-        `gradient` holds this worker's shards of all parameters in the order of their names, flat, fp32, summed over the
-        group. `loss_sum` and `tokens` are this worker's own. None: the step counts for nothing and the state is about to be
-        rolled back.
+        `gradient` holds this worker's shards of all parameters in the order of their names, flat, fp32, summed over
+        the group. `loss_sum` and `tokens` are this worker's own. None: the step counts for nothing and the state is
+        about to be rolled back.
         """
         notes = self._notes
         notes.computed = time.monotonic()

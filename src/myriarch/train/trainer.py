@@ -141,7 +141,7 @@ class Trainer:
             step, session.plan.incarnation, session.slots.start, session.slots.stop, " ".join(map(str, samples)),
         )  # fmt: skip
         every = self._run.validate_every_steps
-        if every and (step + 1) % every == 0 and session.speaks_for_all:
+        if every and (step + 1) % every == 0 and session.speaks_for_all and self._corpus.held_out:
             session.phase("evaluation", "compute")
             self._validate()
         session.phase("host_sync", "optimizer")
@@ -160,7 +160,7 @@ class Trainer:
         prepare_micro_batch(self._decoder, last=last)
         windows = torch.from_numpy(self._corpus.windows(samples)).to(self._session.device)
         loss = loss_sum_of(self._decoder(windows[:, :-1]), windows[:, 1:])
-        (loss if weight == 1.0 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        (loss if weight == 1.0 else loss * weight).backward()
         return float(loss.detach())
 
     def _apply(self, step: Step) -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from myriarch.errors import MyriarchError, SpecError, UsageError, UserScriptError, WireError
-from myriarch.train.agent_link import AgentGone
+from myriarch.train.agent_link import AgentGone, AgentLink
 from myriarch.train.counter import key_of
 from myriarch.train.session import AGENT_FD_ENV, Session, attach
 from myriarch.train.timeline import Timeline
@@ -38,9 +38,10 @@ def main(job: ForkWorker, *, forked_ns: int) -> int:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(job.socket_path)
     channel: Channel[FromAgent] = Channel(sock, decode_type=FromAgent)
-    channel.send(Attach(token=job.token, pid=os.getpid(), group=job.group, rank=job.rank, incarnation=job.incarnation))
     os.environ[AGENT_FD_ENV] = str(os.dup(sock.fileno()))
+    attachment = Attach(token=job.token, pid=os.getpid(), group=job.group, rank=job.rank, incarnation=job.incarnation)
     try:
+        AgentLink(channel).send(attachment)
         with attach(timeline=Timeline(start_ns=forked_ns)) as session:
             return _run(session, channel)
     except AgentGone:

@@ -2,8 +2,8 @@
 
     python -m myriarch.train.zygote <fd>          fd: one end of a socket pair with the agent
 
-It holds no device and runs no thread, or a fork would be unsafe: it imports, and never computes. When the agent's end of
-the socket closes, it kills its children and ends.
+It holds no device and runs no thread, or a fork would be unsafe: it imports, and never computes. When the agent's
+end of the socket closes, it kills its children and ends.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PR_SET_PDEATHSIG: Final = 1
 def import_everything() -> str:
     """Import all that workers and drains use, so that no child does it again. Returns torch's version.
 
-    `torch._dynamo` is what the first call of `fully_shard` would import, in 0.7 s; `fsspec` is what DCP's reader would.
-    One thread each: two OpenMP threads on a busy machine are three to ten times slower, as they spin for each other, and
-    numpy would start its own in this process.
+    `torch._dynamo` is what the first call of `fully_shard` would import, in 0.7 s; `fsspec` is what DCP's reader
+    would. One thread each: two OpenMP threads on a busy machine are three to ten times slower, as they spin for
+    each other, and numpy would start its own in this process.
     """
     for name in THREADS_ENV:
         os.environ.setdefault(name, "1")
@@ -98,11 +98,11 @@ class Zygote:
         code = 1
         try:
             die_with_parent(parent)
+            redirect_output(order.log_path)
             if isinstance(order, ForkWorker) and order.cgroup_procs:
                 Path(order.cgroup_procs).write_text(str(os.getpid()))
             for descriptor in (self._channel.fileno(), *self._children):
                 os.close(descriptor)
-            redirect_output(order.log_path)
             code = work()
         except BaseException:  # noqa: BLE001 - the edge of the process: the log is all that is left
             traceback.print_exc()

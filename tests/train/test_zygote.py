@@ -1,0 +1,139 @@
+"""The zygote: forks that work, ends that are reported, nothing that outlives it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myriarch.event.ids import GroupId, Incarnation, Rank, Step
+from myriarch.wire.frames import Channel
+from myriarch.wire.worker import FromWorker, StepDone
+from myriarch.wire.zygote import DrainJob, ForkDrain, ForkWorker
+
+pytestmark = pytest.mark.processes
+
+Fleet = Any
+MakeFleet = Callable[..., Any]
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(tmp_path / "agent.sock"))
+        sock.listen()
+        sock.settimeout(30)
+        yield sock
+
+
+def exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def order(folder: Path, **changes: Any) -> ForkWorker:
+    fields: dict[str, Any] = {
+        "socket_path": str(folder / "agent.sock"), "token": "t", "group": GroupId("a"), "rank": Rank(0),
+        "incarnation": Incarnation(1), "device_index": 0, "log_path": str(folder / "worker.log"),
+    }  # fmt: skip
+    return ForkWorker(**(fields | changes))
+
+
+def test_the_zygote_has_one_thread(zygote: Any) -> None:
+    assert zygote.ready.wait(60)
+    assert len(os.listdir(f"/proc/{zygote.process.pid}/task")) == 1
+
+
+def test_a_worker_attaches_and_ends_when_its_agent_does(zygote: Any, tmp_path: Path, listener: socket.socket) -> None:
+    pid = zygote.fork(order(tmp_path))
+    sock, _ = listener.accept()
+    channel: Channel[FromWorker] = Channel(sock, decode_type=FromWorker)
+    attached = channel.receive(timeout_s=30)
+    assert (attached.pid, attached.token) == (pid, "t")  # type: ignore[union-attr]
+    channel.close()
+    end = zygote.end_of(pid)
+    assert (end.signal, end.code) == (0, 0)
+    assert not exists(pid)
+
+
+def test_a_killed_child_is_reported_with_its_signal(zygote: Any, tmp_path: Path, listener: socket.socket) -> None:
+    pid = zygote.fork(order(tmp_path))
+    with listener.accept()[0]:
+        os.kill(pid, signal.SIGKILL)
+        end = zygote.end_of(pid)
+    assert (end.signal, end.code) == (signal.SIGKILL, 0)
+
+
+def test_a_child_joins_its_cgroup_before_anything_else(zygote: Any, tmp_path: Path, listener: socket.socket) -> None:
+    procs = tmp_path / "cgroup.procs"
+    procs.touch()
+    pid = zygote.fork(order(tmp_path, cgroup_procs=str(procs)))
+    with listener.accept()[0]:
+        assert procs.read_text() == str(pid)
+    assert zygote.end_of(pid).code == 0
+
+
+def test_a_child_without_its_cgroup_does_not_run_unlimited(zygote: Any, tmp_path: Path) -> None:
+    pid = zygote.fork(order(tmp_path, cgroup_procs=str(tmp_path / "missing" / "cgroup.procs")))
+    assert zygote.end_of(pid).code == 1
+    assert "missing/cgroup.procs" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_drain_that_fails_says_why(zygote: Any, tmp_path: Path, make_fleet: MakeFleet) -> None:
+    fleet = make_fleet()
+    job = DrainJob(
+        kind="shards", step=Step(1), incarnation=Incarnation(1), path=str(tmp_path / "out"), slot_paths=("/nowhere",),
+        shards=((GroupId("a"), Rank(0)),),
+    )  # fmt: skip
+    pid = zygote.fork(ForkDrain(socket_path=fleet.socket_path, token="t", job=job, log_path=str(tmp_path / "log")))
+    assert "/nowhere does not exist" in fleet.drained.get(timeout=30).error
+    assert zygote.end_of(pid).code == 1
+
+
+def test_nothing_outlives_the_zygote(
+    tmp_path: Path, make_zygote: Callable[[Path], Any], listener: socket.socket
+) -> None:
+    """Killed outright, it cannot clean up: the kernel does."""
+    own = make_zygote(tmp_path / "own.log")
+    pid = own.fork(order(tmp_path))
+    with listener.accept()[0]:
+        watch = os.pidfd_open(pid)
+        own.process.kill()
+        own.process.wait()
+        poller = select.poll()
+        poller.register(watch, select.POLLIN)
+        assert poller.poll(10_000), "the worker outlived its zygote"
+        os.close(watch)
+
+
+def test_children_end_when_the_agent_hangs_up(
+    tmp_path: Path, make_zygote: Callable[[Path], Any], listener: socket.socket
+) -> None:
+    own = make_zygote(tmp_path / "own.log")
+    pid = own.fork(order(tmp_path))
+    with listener.accept()[0]:
+        own.close()
+        assert own.process.returncode == 0
+        assert not exists(pid)
+
+
+def test_a_training_worker_leaves_nothing_behind(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(steps=1000)
+    fleet.launch("a", 2)
+    fleet.go(fleet.ready(), [("a", 6)])
+    fleet.workers["a", 0].next(StepDone)
+    zygote = fleet.zygote.process.pid
+    assert len(children_of(zygote)) == 2
+    ends = fleet.end()
+    assert {(end.signal, end.code) for end in ends.values()} <= {(0, 0), (0, 1)}
+    assert children_of(zygote) == []
+    assert len(os.listdir(f"/proc/{zygote}/fd")) < 20

@@ -38,7 +38,8 @@ STEPS_BETWEEN = 12
 """Long enough for the fleet to be steady and for copies of the newest snapshot to be safe."""
 SPARES_PER_FLEET = 5
 RUN_LIMIT_S = 600.0
-PHASES = ("detect", "decide", "fork", "rendezvous", "restore", "first_step")
+PHASES = ("detect_s", "decide_s", "fork_s", "rendezvous_s", "restore_s", "other_s", "first_step_s")
+"""As `report` splits an incident; `other` is building the model, attaching and the go of the controller."""
 
 
 def fleet(folder: Path, *, name: str, spares: int, targets: list[str]) -> list[dict[str, Any]]:
@@ -75,10 +76,10 @@ def summary(incidents: list[dict[str, Any]]) -> dict[str, Any]:
     """Median of the whole and of each part, in seconds."""
     times = [incident["first_step_s"] for incident in incidents]
     known = [time for time in times if time is not None]
-    split = {
-        phase: statistics.median(incident["split"][phase] for incident in incidents if incident["split"][phase] is not None)
-        for phase in PHASES
-    }
+    split = {}
+    for phase in PHASES:
+        parts = [incident["split"][phase] for incident in incidents if incident["split"][phase] is not None]
+        split[phase.removesuffix("_s")] = statistics.median(parts) if parts else None
     return {"median_s": statistics.median(known), "times_s": times, "split_s": split}
 
 
@@ -117,13 +118,13 @@ def measure(trials: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """For people."""
-    lines = [result["machine"], f"{'':14}{'median':>9}{'worst':>9}  " + "".join(f"{phase:>12}" for phase in PHASES)]
+    lines = [result["machine"], f"{'':14}{'median':>9}{'worst':>9}  " + "".join(f"{phase[:-2]:>12}" for phase in PHASES)]
     for kind in ("worker", "node"):
         part = result[kind]
         worst = max(time for time in part["times_s"] if time is not None)
         lines.append(
             f"{kind + ' lost':14}{part['median_s']:8.2f}s{worst:8.2f}s  "
-            + "".join(f"{part['split_s'][phase]:11.3f}s" for phase in PHASES)
+            + "".join(f"{part['split_s'][phase.removesuffix('_s')] or 0.0:11.3f}s" for phase in PHASES)
         )
     peer = result["torchrun"]
     failed = sum(time is None for time in peer["times_s"])

@@ -1,0 +1,167 @@
+"""Bytes of one device, by kind, in the fullest stage.
+
+States (Rajbhandari et al., "ZeRO", SC'20, section 3): 2 bytes a weight, the gradient, and 12 of Adam in mixed precision
+(fp32 weight and two moments); stage 1 shards the optimizer, 2 the gradients too, 3 the weights too.
+
+Activations (Korthikanti et al., "Reducing Activation Recomputation", MLSys 2023, section 4): what a layer keeps of one
+token for its backward pass, in bytes,
+
+    norms' and products' inputs of the full width   8 h, and 2 h of dropout masks        / tp with sequence parallelism
+    queries, keys, values and the mix of values     2 (q + 2 kv) + 2 q                   / tp
+    MLP: before and after the activation            2 f (2, or 3 gated)                  / tp
+    soft-max and dropout, without flash attention   5 a s                                / tp
+
+which is their equation 2, s b h (10 + 24/t + 5 a s / h t), for f = 4 h and no grouped queries. A stage holds as many
+micro-batches as are in flight: pp, and pp + (pp - 1)/v interleaved (their section 4.2.3), never more than there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+
+from myriarch.cost.arrays import Array, Real, choose
+from myriarch.cost.decoder import Decoder
+from myriarch.cost.split import Software, Split
+from myriarch.cost.step import most_layers, stage_parameters
+
+WEIGHT_BYTES: Final = 2.0
+OPTIMIZER_BYTES: Final = 12.0
+LOGIT_BYTES: Final = 4.0
+"""Of an entry of the logits at the peak: two of the product and two of its gradient; fp32 copies live in fused kernels."""
+EAGER_LOGIT_BYTES: Final = 12.0
+"""...and with fp32 copies of logits, their soft-max and its gradient."""
+WORKSPACE_BYTES: Final = 6.0
+"""Of a value of the largest weight: its gradient in two bytes, and in four before it is added up."""
+CONTEXT_BYTES: Final = 4.0e9
+"""Driver, libraries and NCCL's buffers: outside the allocator, so not in what frameworks print as peak."""
+SLACK: Final = 0.02
+"""Of activations: blocks that the allocator holds and cannot use."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes by kind."""
+
+    weights_bytes: Array
+    gradients_bytes: Array
+    optimizer_bytes: Array
+    activations_bytes: Array
+    logits_bytes: Array
+    buffers_bytes: Array
+    """Gathered weights of ZeRO-3, workspaces, fragments."""
+
+    @property
+    def states_bytes(self) -> Array:
+        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+
+    @property
+    def total_bytes(self) -> Array:
+        """What a framework prints as its peak."""
+        return self.states_bytes + self.activations_bytes + self.logits_bytes + self.buffers_bytes
+
+
+def fits(memory: Memory, memory_bytes: Real) -> Array:
+    """Whether a device of `memory_bytes` holds it, the driver's part included."""
+    held: Array = np.less_equal(memory.total_bytes + CONTEXT_BYTES, memory_bytes)
+    return held
+
+
+def memory(decoder: Decoder, *, split: Split, software: Software) -> Memory:
+    """Bytes of the fullest device of a pipeline.
+
+    Its candidates: the first stage, which has the most micro-batches in flight; the second, where the first has fewer
+    layers; the last, which has the logits and, in a mixture, no dense layers.
+    """
+    d, s = decoder, split
+    most = most_layers(d, s)
+    head = choose(np.greater(s.first_layers, 0), s.first_layers, most)
+    chunks = 1.0 + (s.pp - 1.0) / (s.pp * s.virtual) * np.greater(s.virtual, 1)
+    many = np.greater(s.pp, 1)
+    flights = [np.minimum(depth * chunks, s.micro_batches) for depth in (s.pp * 1.0, np.maximum(s.pp - 1.0, 1.0), 1.0)]
+    first = _stage(d, s, software, layers=head, in_flight=flights[0], logits=choose(many, 0.0, 1.0), first=True)
+    second = _stage(d, s, software, layers=choose(many, most, head), in_flight=flights[1], logits=choose(s.pp <= 2, 1, 0))
+    last = _stage(d, s, software, layers=choose(many, most, head), in_flight=flights[2], logits=1.0)
+    return _largest((first, second, last))
+
+
+def _stage(
+    d: Decoder, s: Split, software: Software, *, layers: Real, in_flight: Array, logits: Real, first: bool = False
+) -> Memory:
+    unrouted, routed = stage_parameters(d, s, layers=layers, first=first)
+    # With one stage, first and last are the same.
+    whole = stage_parameters(d, s, layers=layers)[1]
+    routed = choose(np.greater(s.pp, 1), routed, np.minimum(whole, d.routed_parameters / (s.ep * s.expert_tp)))
+    stage = np.asarray(s.zero_stage)
+    expert_replicas = np.maximum(np.asarray(s.replicas) * s.tp / (np.asarray(s.ep) * s.expert_tp), 1.0)
+
+    def held(value_bytes: Real, from_stage: float) -> Array:
+        shard = choose(stage >= from_stage, s.sharded_over, 1.0)
+        expert_shard = choose(stage >= from_stage, expert_replicas, 1.0)
+        return value_bytes * (unrouted / shard + routed / expert_shard)
+
+    gradient_bytes = choose(stage >= 3, 2.0, np.maximum(software.gradient_bytes, software.held_gradient_bytes))
+    layer_bytes = activation_bytes(d, split=s, software=software)
+    recompute = np.asarray(s.recompute)
+    input_bytes = 2.0 * s.tokens * np.asarray(d.width) / choose(s.sequence_parallel, s.tp, 1.0)
+    kept = layer_bytes * (1.0 - recompute) + input_bytes * recompute
+    # While a recomputed layer is run again, all of it is there once.
+    activations = layers * kept * in_flight + layer_bytes * recompute
+    entry = LOGIT_BYTES + (EAGER_LOGIT_BYTES - LOGIT_BYTES) * np.asarray(software.eager)
+    gathered = choose(stage >= 3, 2.0 * WEIGHT_BYTES * d.unrouted_parameters / (d.layers * s.tp), 0.0)
+    largest = WORKSPACE_BYTES * (1.0 + d.gated) * d.width * d.feed_forward / s.tp
+    return Memory(
+        weights_bytes=held(WEIGHT_BYTES, 3.0),
+        gradients_bytes=held(gradient_bytes, 2.0),
+        optimizer_bytes=held(OPTIMIZER_BYTES, 1.0),
+        activations_bytes=activations,
+        logits_bytes=logits * s.tokens * d.vocabulary / s.tp * entry,
+        buffers_bytes=gathered + largest + SLACK * activations,
+    )
+
+
+def _largest(stages: tuple[Memory, ...]) -> Memory:
+    """Of each configuration the stage that needs most."""
+    totals = np.stack(np.broadcast_arrays(*(stage.total_bytes for stage in stages)))
+    index = np.argmax(totals, axis=0)[None]
+
+    def taken(name: str) -> Array:
+        values = np.stack([np.broadcast_to(getattr(stage, name), totals.shape[1:]) for stage in stages])
+        picked: Array = np.take_along_axis(values, index, axis=0)[0]
+        return picked
+
+    return Memory(**{field.name: taken(field.name) for field in dataclasses.fields(Memory)})
+
+
+def activation_bytes(decoder: Decoder, *, split: Split, software: Software) -> Array:
+    """What one layer keeps of one micro-batch for its backward pass on one device, nothing recomputed in full."""
+    d, s = decoder, split
+    tokens, width = np.asarray(s.tokens), np.asarray(d.width)
+    flash = np.asarray(software.flash_attention)
+    selective = np.asarray(s.selective)
+    value = 2.0 - (2.0 - np.asarray(s.narrow_bytes)) * np.asarray(s.narrow_share)
+    query = d.heads * d.head_width
+    values = d.heads * d.value_head_width
+    key_value = 2.0 * choose(d.is_latent, (query + values) / 2.0, d.kv_heads * d.head_width)
+    ranks = choose(d.is_latent, 2.0 * (d.query_rank + d.kv_rank), 0.0)
+    # Norms' inputs in two bytes, products' inputs in the precision of the product.
+    wide = 4.0 * width + 2.0 * value * width + software.dropout * 2.0 * width
+    mlp_values = choose(np.greater(d.experts, 0), d.shared_experts * d.expert_feed_forward, d.feed_forward)
+    activation = 2.0 * (1.0 + d.gated) + value
+    core = 2.0 * (query + key_value) + (1.0 + value / 2.0) * values
+    # Soft-max before and after dropout, and a mask of one byte.
+    entry = 4.0 + np.asarray(software.dropout)
+    square = (1.0 - flash) * (1.0 - selective) * entry * d.heads * s.sequence
+    mixture = np.asarray(np.greater(d.experts, 0), dtype=np.float64)
+    share = d.mixture_layers / d.layers
+    routed_values = d.top_k * ((value + 2.0) * width + activation * d.expert_feed_forward) / np.maximum(s.expert_tp, 1.0)
+    expert_tokens = tokens * s.expert_tp / s.tp
+    dense_part = (1.0 - share) * mixture * activation * d.feed_forward
+    sharded = core + square + activation * mlp_values * choose(mixture, share, 1.0) + dense_part + ranks
+    return (
+        tokens * wide / choose(s.sequence_parallel, s.tp, 1.0)
+        + tokens * sharded / s.tp
+        + mixture * share * expert_tokens * routed_values
+    )

@@ -1,0 +1,114 @@
+"""What the catalogue of chips does not say and a step's time needs: processors, year, fabric.
+
+Processors are the units that compute one tile of a matrix product at a time: from the vendors' white papers. Years are
+those of first volume shipments. Where nothing is known, `UNKNOWN` says what is taken instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from myriarch.cost.split import Machine
+from myriarch.errors import SpecError
+from myriarch.spec.fleet import Chip
+
+
+@dataclasses.dataclass(frozen=True)
+class Silicon:
+    """Facts about a family of chips."""
+
+    processors: int
+    launch_year: float
+    network_bandwidth_bytes_per_s: float
+    """Per device, of the vendor's own or most usual cluster: 25e9 is one 200 Gbit/s card for each device."""
+    domain_devices: int = 8
+
+
+SILICON: Final[dict[str, Silicon]] = {
+    "v100": Silicon(80, 2017.7, 12.5e9),
+    "a100": Silicon(108, 2020.4, 25e9),
+    "a800": Silicon(108, 2020.4, 25e9),
+    "h100": Silicon(132, 2022.8, 50e9),
+    "h800": Silicon(132, 2022.8, 50e9),
+    "h200": Silicon(132, 2022.8, 50e9),  # the libraries of the H100
+    "h20": Silicon(78, 2022.8, 50e9),
+    "gh200": Silicon(132, 2022.8, 25e9, domain_devices=4),
+    "b200": Silicon(148, 2024.9, 50e9),
+    "gb200": Silicon(148, 2024.9, 50e9, domain_devices=72),
+    "b300": Silicon(148, 2025.3, 100e9),
+    "gb300": Silicon(148, 2025.3, 100e9, domain_devices=72),
+    "mi250x": Silicon(220, 2021.9, 12.5e9),
+    "mi300x": Silicon(304, 2023.9, 50e9),
+    "mi325x": Silicon(304, 2023.9, 50e9),
+    "mi350x": Silicon(256, 2025.5, 50e9),
+    "mi355x": Silicon(256, 2025.5, 50e9),
+    "gaudi2": Silicon(24, 2022.4, 37.5e9),
+    "gaudi3": Silicon(64, 2024.7, 75e9),
+    "tpu-v4": Silicon(8, 2021.4, 50e9, domain_devices=3072),
+    "tpu-v5e": Silicon(4, 2023.6, 25e9, domain_devices=256),
+    "tpu-v5p": Silicon(8, 2023.9, 50e9, domain_devices=6144),
+    "tpu-v6e": Silicon(4, 2024.9, 50e9, domain_devices=256),
+    "metax-c500": Silicon(104, 2023.0, 25e9),
+    "iluvatar-bi-v150": Silicon(64, 2022.5, 15.6e9),
+    "ascend-910b": Silicon(24, 2022.8, 25e9),
+    "ascend-910c": Silicon(48, 2024.7, 50e9, domain_devices=384),
+}
+"""By the first words of a chip's id; the longest that fits counts."""
+
+UNKNOWN: Final = Silicon(108, 2022.0, 25e9)
+MEASURED_SHARE: Final = 0.78
+"""Of a chip whose matrix rate nobody measured: the median of the catalogue's measured ones over their peaks."""
+NARROW: Final = {"fp8": ("fp8",), "fp4": ("fp4", "fp8")}
+"""Rates that serve for a precision, best first."""
+
+
+def silicon(chip_id: str) -> Silicon:
+    """Facts about the chip, or about chips unknown."""
+    fits = [name for name in SILICON if chip_id == name or chip_id.startswith(name + "-")]
+    return SILICON[max(fits, key=len)] if fits else UNKNOWN
+
+
+def machine(
+    chip: Chip, *, precision: str = "bf16", network_bandwidth_bytes_per_s: float | None = None, domain: int | None = None
+) -> Machine:
+    """A chip of the catalogue as the formulas need it. Raises SpecError when a number that they need is unknown."""
+    facts = silicon(chip.id)
+    peak = chip.rate_flops_per_s.get("bf16") or chip.rate_flops_per_s.get("fp16")
+    lacking = [
+        name
+        for name, value in (
+            ("rate_flops_per_s.bf16", peak),
+            ("memory_bytes", chip.memory_bytes),
+            ("memory_bandwidth_bytes_per_s", chip.memory_bandwidth_bytes_per_s),
+        )
+        if value is None
+    ]
+    if lacking or peak is None or chip.memory_bytes is None or chip.memory_bandwidth_bytes_per_s is None:
+        raise SpecError(f"chip `{chip.id}` lacks {', '.join(lacking)}; describe it inline or measure it")
+    measured = chip.matmul_measured_flops_per_s
+    wide = measured.get("bf16", MEASURED_SHARE * peak)
+    narrow = next((_narrow(chip, name, wide / peak) for name in NARROW.get(precision, ()) if _has(chip, name)), wide)
+    return Machine(
+        matmul_flops_per_s=wide,
+        narrow_flops_per_s=narrow,
+        peak_flops_per_s=peak,
+        memory_bytes=chip.memory_bytes,
+        memory_bandwidth_bytes_per_s=chip.memory_bandwidth_bytes_per_s,
+        processors=float(facts.processors),
+        link_bandwidth_bytes_per_s=chip.link_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
+        link_domain_devices=float(domain or chip.link_domain_devices or facts.domain_devices),
+        network_bandwidth_bytes_per_s=network_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
+        launch_year=facts.launch_year,
+    )
+
+
+def _has(chip: Chip, precision: str) -> bool:
+    return precision in chip.matmul_measured_flops_per_s or precision in chip.rate_flops_per_s
+
+
+def _narrow(chip: Chip, precision: str, wide_share: float) -> float:
+    """Best measured rate in a narrow precision, else its peak by the share that wide products reach of theirs."""
+    measured: dict[str, float] = dict(chip.matmul_measured_flops_per_s.items())
+    rates: dict[str, float] = dict(chip.rate_flops_per_s.items())
+    return measured.get(precision, rates.get(precision, 0.0) * wide_share)

@@ -1,0 +1,84 @@
+"""Named levels of software maturity: which mechanisms a framework of some year has.
+
+A level says what is fused, overlapped and captured, as its documentation of that year has it; how much that is worth
+follows from the model's global constants. Nothing here is fitted to a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from myriarch.cost.split import Software
+
+_MEGATRON_2021: Final = Software(
+    year=2021.3,
+    flash_attention=0.0,
+    eager=0.0,
+    host_seconds=7e-6,
+    tp_overlap=0.0,
+    dp_overlap=0.0,
+    ep_overlap=0.0,
+    pp_overlap=0.0,
+    flat_collectives=0.0,
+    gradient_bytes=2.0,
+    dropout=1.0,
+)
+_FSDP: Final = dataclasses.replace(
+    _MEGATRON_2021,
+    year=2023.5,
+    flash_attention=1.0,
+    eager=1.0,
+    dp_overlap=1.0,
+    held_gradient_bytes=2.0,
+    dropout=0.0,
+    attention_year=2019.0,
+)
+_MEGATRON_CORE: Final = dataclasses.replace(
+    _MEGATRON_2021,
+    year=2024.2,
+    flash_attention=1.0,
+    host_seconds=6e-6,
+    dp_overlap=1.0,
+    pp_overlap=1.0,
+    gradient_bytes=4.0,
+    dropout=0.0,
+)
+
+LEVELS: Final[dict[str, Software]] = {
+    # Megatron-LM of the SC'21 paper (arXiv:2104.04473): fused soft-max, no flash attention, collectives exposed.
+    "megatron-2021": _MEGATRON_2021,
+    # ...of Korthikanti et al. (arXiv:2205.05198): the backward all-reduce runs beside the weight gradient's product.
+    "megatron-2022": dataclasses.replace(_MEGATRON_2021, year=2022.3, tp_overlap=0.3),
+    # Megatron-DeepSpeed (BLOOM, vTrain): the kernels of 2021.
+    "megatron-deepspeed": dataclasses.replace(_MEGATRON_2021, year=2021.8),
+    # DeepSpeed ZeRO-3 as SC'21 measured it: each tensor gathered by itself, by one network card of the node.
+    "deepspeed-zero3-2021": dataclasses.replace(_MEGATRON_2021, dp_overlap=1.0, flat_collectives=1.0),
+    # PyTorch FSDP, eager, with a portable flash attention in Triton (llm-foundry).
+    "fsdp-2023": _FSDP,
+    # PyTorch FSDP under torch.compile, FlashAttention-2 (fms-fsdp, torchtitan).
+    "fsdp-compiled": dataclasses.replace(_FSDP, year=2024.3, eager=0.0, host_seconds=5e-6, attention_year=2020.5),
+    # Pipelines and tensor parallelism of plain PyTorch modules (Sailor): nothing fused.
+    "torch-eager": dataclasses.replace(_MEGATRON_2021, year=2024.0, eager=1.0, host_seconds=2e-5, gradient_bytes=4.0),
+    # Megatron-Core with Transformer Engine and cuDNN's attention: gradients and sends overlapped.
+    "megatron-core": _MEGATRON_CORE,
+    # NeMo with user buffers: tensor-parallel collectives in pieces beside the products.
+    "nemo": dataclasses.replace(_MEGATRON_CORE, year=2024.5, tp_overlap=1.0, gradient_bytes=2.0),
+    # Megatron-Bridge 25.09 to 26.04: dropless mixtures, one launch for each expert's product.
+    "megatron-bridge": dataclasses.replace(_MEGATRON_CORE, year=2025.7, tp_overlap=1.0, gradient_bytes=2.0),
+    # ...from 26.06: whole iterations captured in graphs, experts grouped, all-to-all beside compute.
+    "megatron-bridge-graphs": dataclasses.replace(
+        _MEGATRON_CORE, year=2026.4, tp_overlap=1.0, gradient_bytes=2.0, host_seconds=0.0, ep_overlap=1.0
+    ),
+    # MaxText: one program compiled by XLA, no launches.
+    "xla": dataclasses.replace(
+        _MEGATRON_CORE, year=2025.0, host_seconds=0.0, tp_overlap=1.0, gradient_bytes=2.0, held_gradient_bytes=2.0
+    ),
+}
+"""What each level is called and can do, oldest first."""
+
+
+def level(name: str, *, year: float | None = None) -> Software:
+    """The level called `name`, at another year if given: its libraries have come further."""
+    found = LEVELS[name]
+    return found if year is None else dataclasses.replace(found, year=year)

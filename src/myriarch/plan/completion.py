@@ -1,0 +1,51 @@
+"""What a published run leaves out and its memory and speed tell: recomputation and micro-batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from myriarch.cost.memory import fits, memory
+from myriarch.cost.parameters import Parameters
+from myriarch.cost.split import Machine, Software, Split
+from myriarch.cost.decoder import Decoder
+from myriarch.cost.step import step_time
+from myriarch.plan.published import PublishedRun
+
+RECOMPUTED: Final = ((0.0, 0.0), (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
+"""Shares of layers recomputed in full, and selectively: the first that fits is taken."""
+MICRO_BATCHES: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def completed(run: PublishedRun) -> PublishedRun:
+    """`run` with the least recomputation that fits where none is named, and the fastest micro-batch that fits."""
+    if run.decoder is None or run.machine is None or run.split is None or run.software is None:
+        return run
+    parts = (run.decoder, run.machine, run.software)
+    split = run.split
+    if not run.micro_batch_known:
+        each = float(split.batch) / float(split.dp)
+        sizes = [size for size in MICRO_BATCHES if each % size == 0] or [1.0]
+        choices = [_least(dataclasses.replace(split, micro_batch=size), run.recompute_known, *parts) for size in sizes]
+        fitting = [choice for choice in choices if _fits(choice, *parts)] or choices[:1]
+        split = min(fitting, key=lambda choice: _seconds(choice, *parts))
+    elif not run.recompute_known:
+        split = _least(split, False, *parts)
+    return dataclasses.replace(run, split=split)
+
+
+def _least(split: Split, known: bool, decoder: Decoder, machine: Machine, software: Software) -> Split:
+    if known:
+        return split
+    choices = [dataclasses.replace(split, recompute=full, selective=some) for full, some in RECOMPUTED]
+    return next((choice for choice in choices if _fits(choice, decoder, machine, software)), choices[-1])
+
+
+def _fits(split: Split, decoder: Decoder, machine: Machine, software: Software) -> bool:
+    return bool(fits(memory(decoder, split=split, software=software), machine.memory_bytes))
+
+
+def _seconds(split: Split, decoder: Decoder, machine: Machine, software: Software) -> float:
+    # With the default constants, so that what is completed does not depend on a calibration.
+    step = step_time(decoder, machine=machine, split=split, software=software, parameters=Parameters())
+    return float(step.total_s)

@@ -209,12 +209,12 @@ def _core(setting: Setting, rates: Rates) -> tuple[Array, Array]:
 
 def _tensor_parallel(setting: Setting, tokens: Real) -> tuple[Array, Array]:
     """Collectives of one block, forward and backward: an all-reduce each way, or with sequence parallelism the same
-    bytes as a gather and a scatter; the gather of the input is repeated backward, beside a product."""
+    bytes as a gather and a scatter; the gather of the input is repeated backward, half of it beside a product."""
     s = setting.split
     size = 2.0 * tokens * np.asarray(setting.decoder.width)
     both = 2.0 * setting.network.gather_s(size, s.tp, stride=1.0)
     there = choose(np.greater(s.tp, 1), both, 0.0)
-    return there, there
+    return there, there * (1.0 + 0.25 * np.asarray(s.sequence_parallel))
 
 
 def _context_parallel(setting: Setting, values: Real) -> Array:

@@ -29,10 +29,6 @@ from myriarch.cost.step import most_layers, stage_parameters
 
 WEIGHT_BYTES: Final = 2.0
 OPTIMIZER_BYTES: Final = 12.0
-LOGIT_BYTES: Final = 4.0
-"""Of an entry of the logits at the peak: two of the product and two of its gradient; fp32 copies live in fused kernels."""
-EAGER_LOGIT_BYTES: Final = 12.0
-"""...and with fp32 copies of logits, their soft-max and its gradient."""
 WORKSPACE_BYTES: Final = 6.0
 """Of a value of the largest weight: its gradient in two bytes, and in four before it is added up."""
 CONTEXT_BYTES: Final = 4.0e9
@@ -109,7 +105,6 @@ def _stage(
     kept = layer_bytes * (1.0 - recompute) + input_bytes * recompute
     # While a recomputed layer is run again, all of it is there once.
     activations = layers * kept * in_flight + layer_bytes * recompute
-    entry = LOGIT_BYTES + (EAGER_LOGIT_BYTES - LOGIT_BYTES) * np.asarray(software.eager)
     gathered = choose(stage >= 3, 2.0 * WEIGHT_BYTES * d.unrouted_parameters / (d.layers * s.tp), 0.0)
     largest = WORKSPACE_BYTES * (1.0 + d.gated) * d.width * d.feed_forward / s.tp
     return Memory(
@@ -117,7 +112,7 @@ def _stage(
         gradients_bytes=held(gradient_bytes, 2.0),
         optimizer_bytes=held(OPTIMIZER_BYTES, 1.0),
         activations_bytes=activations,
-        logits_bytes=logits * s.tokens * d.vocabulary / s.tp * entry,
+        logits_bytes=logits * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
         buffers_bytes=gathered + largest + SLACK * activations,
     )
 

@@ -24,7 +24,7 @@ class Parameters:
     """Share of the memory's bandwidth that streaming kernels reach."""
     eager_passes: float = 1.8
     """How often kernels that are not fused touch memory, relative to fused ones."""
-    eager_softmax_passes: float = 2.5
+    eager_softmax_passes: float = 4.0
     """The same for the square of scores."""
     attention_share: float = 0.72
     """Share of the sustained matmul rate that fused attention reaches at head width 128."""

@@ -22,6 +22,7 @@ _MEGATRON_2021: Final = Software(
     pp_overlap=0.0,
     flat_collectives=0.0,
     gradient_bytes=2.0,
+    accumulation_bytes=6.0,  # fp16: read both, write one
     dropout=1.0,
 )
 _FSDP: Final = dataclasses.replace(
@@ -31,6 +32,7 @@ _FSDP: Final = dataclasses.replace(
     eager=1.0,
     dp_overlap=1.0,
     held_gradient_bytes=2.0,
+    accumulation_bytes=0.0,  # sharded gradients are scattered in every micro-batch
     dropout=0.0,
     attention_year=2019.0,
 )
@@ -42,8 +44,13 @@ _MEGATRON_CORE: Final = dataclasses.replace(
     dp_overlap=1.0,
     pp_overlap=1.0,
     gradient_bytes=4.0,
+    accumulation_bytes=10.0,  # two bytes read, four read and written
     dropout=0.0,
+    default_zero_stage=1.0,
+    default_sequence_parallel=1.0,
 )
+
+_NEMO: Final = dataclasses.replace(_MEGATRON_CORE, tp_overlap=1.0, gradient_bytes=2.0, accumulation_bytes=4.0)
 
 LEVELS: Final[dict[str, Software]] = {
     # Megatron-LM of the SC'21 paper (arXiv:2104.04473): fused soft-max, no flash attention, collectives exposed.
@@ -59,21 +66,18 @@ LEVELS: Final[dict[str, Software]] = {
     # PyTorch FSDP under torch.compile, FlashAttention-2 (fms-fsdp, torchtitan).
     "fsdp-compiled": dataclasses.replace(_FSDP, year=2024.3, eager=0.0, host_seconds=5e-6, attention_year=2020.5),
     # Pipelines and tensor parallelism of plain PyTorch modules (Sailor): nothing fused.
-    "torch-eager": dataclasses.replace(_MEGATRON_2021, year=2024.0, eager=1.0, host_seconds=2e-5, gradient_bytes=4.0),
+    "torch-eager": dataclasses.replace(_MEGATRON_2021, year=2024.0, eager=1.0, host_seconds=2.5e-5, gradient_bytes=4.0, logit_bytes=12.0),
     # Megatron-Core with Transformer Engine and cuDNN's attention: gradients and sends overlapped.
     "megatron-core": _MEGATRON_CORE,
     # NeMo with user buffers: tensor-parallel collectives in pieces beside the products.
-    "nemo": dataclasses.replace(_MEGATRON_CORE, year=2024.5, tp_overlap=1.0, gradient_bytes=2.0),
+    # Gradients are added up in the products' epilogue.
+    "nemo": dataclasses.replace(_NEMO, year=2024.5),
     # Megatron-Bridge 25.09 to 26.04: dropless mixtures, one launch for each expert's product.
-    "megatron-bridge": dataclasses.replace(_MEGATRON_CORE, year=2025.7, tp_overlap=1.0, gradient_bytes=2.0),
+    "megatron-bridge": dataclasses.replace(_NEMO, year=2025.7),
     # ...from 26.06: whole iterations captured in graphs, experts grouped, all-to-all beside compute.
-    "megatron-bridge-graphs": dataclasses.replace(
-        _MEGATRON_CORE, year=2026.4, tp_overlap=1.0, gradient_bytes=2.0, host_seconds=0.0, ep_overlap=1.0
-    ),
+    "megatron-bridge-graphs": dataclasses.replace(_NEMO, year=2026.4, host_seconds=0.0, ep_overlap=1.0),
     # MaxText: one program compiled by XLA, no launches.
-    "xla": dataclasses.replace(
-        _MEGATRON_CORE, year=2025.0, host_seconds=0.0, tp_overlap=1.0, gradient_bytes=2.0, held_gradient_bytes=2.0
-    ),
+    "xla": dataclasses.replace(_NEMO, year=2025.0, host_seconds=0.0, held_gradient_bytes=2.0),
 }
 """What each level is called and can do, oldest first."""
 

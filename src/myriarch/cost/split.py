@@ -56,6 +56,13 @@ class Software:
     """Of one gradient when it is reduced."""
     held_gradient_bytes: Real = 4.0
     """Of one gradient while micro-batches add to it."""
+    accumulation_bytes: Real = 0.0
+    """Moved per weight to add a micro-batch's gradient to the held one."""
+    logit_bytes: Real = 4.0
+    """Of an entry of the logits at the peak of memory: two of the product, two of its gradient."""
+    default_zero_stage: Real = 0.0
+    """What its recipes shard if nothing else is said."""
+    default_sequence_parallel: Flag = 0.0
     dropout: Flag = 0.0
     """Trained with dropout: its masks are kept."""
     attention_year: Real = 2030.0

@@ -163,13 +163,17 @@ def step_time(
         )
         return m * (mean_layers * summed(pick) + head / s.pp)
 
+    # Unsharded gradients of a micro-batch are added to those before it.
+    unrouted, routed = stage_parameters(d, s, layers=mean_layers)
+    added = software.accumulation_bytes * (unrouted + routed) / setting.rates.memory_bytes_per_s
+    accumulate_s = choose(np.greater_equal(s.zero_stage, 3), 0.0, added) * np.maximum(m - 1.0, 0.0)
     again_s: Array = m * mean_layers * summed("total_s", again=True)
     dp_s = _data_parallel(setting, slot_s=slot_s, micro_batches=m)
     optimizer_s = _optimizer(setting)
     parts = {
         "matmul_s": per_step("matmul_s"),
         "attention_s": per_step("attention_s"),
-        "stream_s": per_step("stream_s"),
+        "stream_s": per_step("stream_s") + accumulate_s,
         "recompute_s": again_s,
         "launch_s": per_step("launch_s"),
         "tp_s": per_step("tp_s"),

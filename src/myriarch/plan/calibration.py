@@ -27,7 +27,7 @@ HUBER: Final = 0.12
 """Log residual from which on a row counts less."""
 PULL: Final = 0.35
 """Standard deviation of the prior, in half ranges."""
-PRIOR_ROWS: Final = 0.0008
+PRIOR_ROWS: Final = 0.0002
 """Weight of one constant's prior beside the mean squared residual."""
 STEP_LIMIT: Final = 0.2
 """Of a constant's range, per iteration."""

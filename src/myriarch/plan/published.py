@@ -55,7 +55,7 @@ SOFTWARE: Final[tuple[tuple[str, str], ...]] = (
 """Words of a row and its source, and the level of software they tell; the first that fits counts."""
 GRAPHS_SINCE: Final = 2026.4
 """Megatron-Bridge 26.06."""
-FIRST_SOFTWARE_YEARS: Final = 0.7
+FIRST_SOFTWARE_YEARS: Final = 0.3
 """From a chip's first shipments to the first frameworks that ran on it in public."""
 FALLBACK_LEVEL: Final = "megatron-core"
 
@@ -119,7 +119,7 @@ def _predictable(
     decoder = _decoder(row, shape)
     chip = _chip(row)
     precision = _precision(row)
-    split = _split(row, shape, precision)
+    split = _split(row, shape, precision, LEVELS[name])
     domain = 4 if chip.id == "gh200-96" else None
     try:
         hardware = machine(
@@ -209,7 +209,7 @@ def _precision(row: Mapping[str, Any]) -> str:
     return next((name for word, name, _ in NARROW if word in printed), "bf16")
 
 
-def _split(row: Mapping[str, Any], shape: Mapping[str, Any], precision: str) -> Split:
+def _split(row: Mapping[str, Any], shape: Mapping[str, Any], precision: str, software: Software) -> Split:
     devices = row.get("gpus")
     sequence = row.get("seq") or shape.get("seq")
     if not devices or not sequence:
@@ -238,8 +238,8 @@ def _split(row: Mapping[str, Any], shape: Mapping[str, Any], precision: str) -> 
         virtual=float(min(virtual, -(-shape["layers"] // pp))),
         stage_layers=float(max(stages)),
         first_layers=float(stages[0]),
-        sequence_parallel=float(bool(row.get("sp", False))) if tp > 1 else 0.0,
-        zero_stage=float(3 if row.get("fsdp") else row.get("zero") or 0),
+        sequence_parallel=float(row.get("sp", software.default_sequence_parallel)) if tp > 1 else 0.0,
+        zero_stage=float(3 if row.get("fsdp") else row.get("zero", software.default_zero_stage)),
         shard=8.0 if row.get("shard") == "HSDP" else 0.0,
         batch=float(batch),
         micro_batch=float(row.get("mbs") or 1),

@@ -8,6 +8,7 @@ and of the weight). Bytes of streaming kernels count values of two bytes that fu
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from myriarch.cost.kernels import Rates, product_s, stream_s
 from myriarch.cost.network import Network
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software, Split
+
+
+DISPATCH_LAUNCHES: Final = 100.0
+"""Launches of routing, permuting and dispatching, and waits as long as so many."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,9 @@ class _Products:
         self.backward_s = self.backward_s + where * (self._mixed(m, k, n, groups) + self._mixed(n, k, m, groups))
         # One read of the operand in two bytes, two writes (as it is and transposed) in one.
         values = groups * (np.multiply(m, k) + weights * np.multiply(n, k))
-        cast = stream_s(self._passes * 4.0 * values, rates=self._rates, kernels=1.0)
+        # Below one byte: also a rotation and a second, finer scale, each a pass (NVFP4, arXiv:2509.25149).
+        finer = 1.0 + np.less(self._bytes, 1.0)
+        cast = stream_s(self._passes * finer * 4.0 * values, rates=self._rates, kernels=1.0)
         self.cast_s = self.cast_s + where * self._share * cast
         self.kernels += 1.0
 
@@ -319,8 +326,9 @@ def mixture_block(setting: Setting) -> Layer:
     size = 2.0 * tokens * top_k * d.width
     ep_s = 2.0 * setting.network.exchange_s(size, s.ep, stride=ranks * 0 + 1.0, copies=top_k)
     tp_forward, tp_backward = _tensor_parallel(setting, s.tokens)
-    # The products of each expert are launched by themselves, and so is their quantising.
-    launches = 8.0 + local * 2.0 * (1.0 + np.asarray(s.narrow_share))
+    # The products of each expert are launched by themselves, and so are their quantising and its scales; routing and
+    # dispatch wait for the counts of tokens to come back to the host.
+    launches = DISPATCH_LAUNCHES + local * (2.0 + 8.0 * np.asarray(s.narrow_share))
     tp = (tp_forward, tp_backward)
     return _block(setting, products, forward_bytes, kernels + 12.0, tp=tp, ep_s=ep_s, launches=launches)
 

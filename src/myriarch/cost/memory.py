@@ -105,15 +105,15 @@ def _stage(
     kept = layer_bytes * (1.0 - recompute) + input_bytes * recompute
     # While a recomputed layer is run again, all of it is there once.
     activations = layers * kept * in_flight + layer_bytes * recompute
-    gathered = choose(stage >= 3, 2.0 * WEIGHT_BYTES * d.unrouted_parameters / (d.layers * s.tp), 0.0)
-    largest = WORKSPACE_BYTES * (1.0 + d.gated) * d.width * d.feed_forward / s.tp
+    # ZeRO-3 holds the largest weight, the next one on its way, and its gradient.
+    largest = choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * (1.0 + d.gated) * d.width * d.feed_forward / s.tp
     return Memory(
         weights_bytes=held(WEIGHT_BYTES, 3.0),
         gradients_bytes=held(gradient_bytes, 2.0),
         optimizer_bytes=held(OPTIMIZER_BYTES, 1.0),
         activations_bytes=activations,
         logits_bytes=logits * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
-        buffers_bytes=gathered + largest + SLACK * activations,
+        buffers_bytes=largest + SLACK * activations,
     )
 
 
@@ -141,11 +141,14 @@ def activation_bytes(decoder: Decoder, *, split: Split, software: Software) -> A
     values = d.heads * d.value_head_width
     key_value = 2.0 * choose(d.is_latent, (query + values) / 2.0, d.kv_heads * d.head_width)
     ranks = choose(d.is_latent, 2.0 * (d.query_rank + d.kv_rank), 0.0)
-    # Norms' inputs in two bytes, products' inputs in the precision of the product.
-    wide = 4.0 * width + 2.0 * value * width + software.dropout * 2.0 * width
+    # Norms' inputs in two bytes, products' inputs in the precision of the product. Selective recomputation with flash
+    # attention repeats what is cheap: norms, activations, up-projections of latent attention.
+    cheap = 1.0 - flash * selective
+    wide = 4.0 * width + cheap * 2.0 * value * width + np.asarray(software.dropout) * 2.0 * width
     mlp_values = choose(np.greater(d.experts, 0), d.shared_experts * d.expert_feed_forward, d.feed_forward)
-    activation = 2.0 * (1.0 + d.gated) + value
-    core = 2.0 * (query + key_value) + (1.0 + value / 2.0) * values
+    activation = 2.0 * (1.0 + d.gated) + cheap * value
+    expanded = choose(d.is_latent, cheap, 1.0)
+    core = 2.0 * expanded * (query + key_value) + (1.0 + value / 2.0) * values
     # Soft-max before and after dropout, and a mask of one byte.
     entry = 4.0 + np.asarray(software.dropout)
     square = (1.0 - flash) * (1.0 - selective) * entry * d.heads * s.sequence

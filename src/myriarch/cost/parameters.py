@@ -12,9 +12,9 @@ class Parameters:
 
     matmul_sustained: float = 0.93
     """Share of the best measured matmul rate that products of good shape keep up in a real run: warm chips, real data."""
-    immaturity: float = 0.30
+    immaturity: float = 0.40
     """Share of that rate that libraries lack in the year a chip appears..."""
-    maturing_years: float = 1.2
+    maturing_years: float = 0.8
     """...and the time in which this lack falls to 1/e."""
     wave_share: float = 0.5
     """Share of the loss by tiles that do not fill the last wave which schedulers (stream-K, split-K) leave."""

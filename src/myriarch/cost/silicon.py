@@ -59,6 +59,8 @@ SILICON: Final[dict[str, Silicon]] = {
 UNKNOWN: Final = Silicon(108, 2022.0, 25e9)
 MEASURED_SHARE: Final = 0.78
 """Of a chip whose matrix rate nobody measured: the median of the catalogue's measured ones over their peaks."""
+MARKETED: Final = 2**30 / 1e9
+"""Makers of accelerators print GiB as GB: an 80 GB H100 shows its driver 79.6 GiB, a 141 GB H200 140.4."""
 NARROW: Final = {"fp8": ("fp8",), "fp4": ("fp4", "fp8")}
 """Rates that serve for a precision, best first."""
 
@@ -93,7 +95,7 @@ def machine(
         matmul_flops_per_s=wide,
         narrow_flops_per_s=narrow,
         peak_flops_per_s=peak,
-        memory_bytes=chip.memory_bytes,
+        memory_bytes=chip.memory_bytes * MARKETED,
         memory_bandwidth_bytes_per_s=chip.memory_bandwidth_bytes_per_s,
         processors=float(facts.processors),
         link_bandwidth_bytes_per_s=chip.link_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,

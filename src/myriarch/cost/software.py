@@ -50,7 +50,8 @@ _MEGATRON_CORE: Final = dataclasses.replace(
     default_sequence_parallel=1.0,
 )
 
-_NEMO: Final = dataclasses.replace(_MEGATRON_CORE, tp_overlap=1.0, gradient_bytes=2.0, accumulation_bytes=4.0)
+_NEMO: Final = dataclasses.replace(_MEGATRON_CORE, tp_overlap=1.0, gradient_bytes=2.0, held_gradient_bytes=2.0, accumulation_bytes=4.0)
+"""Its recipes hold gradients in bf16."""
 
 LEVELS: Final[dict[str, Software]] = {
     # Megatron-LM of the SC'21 paper (arXiv:2104.04473): fused soft-max, no flash attention, collectives exposed.
@@ -77,7 +78,7 @@ LEVELS: Final[dict[str, Software]] = {
     # ...from 26.06: whole iterations captured in graphs, experts grouped, all-to-all beside compute.
     "megatron-bridge-graphs": dataclasses.replace(_NEMO, year=2026.4, host_seconds=0.0, ep_overlap=1.0),
     # MaxText: one program compiled by XLA, no launches.
-    "xla": dataclasses.replace(_NEMO, year=2025.0, host_seconds=0.0, held_gradient_bytes=2.0),
+    "xla": dataclasses.replace(_NEMO, year=2025.0, host_seconds=0.0),
 }
 """What each level is called and can do, oldest first."""
 

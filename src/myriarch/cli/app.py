@@ -105,6 +105,22 @@ def chaos(
 
 
 @verb
+def validate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Published runs, like published_configs.yaml.")],
+    *,
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema validate`.")] = False,
+) -> int:
+    """Predict every published run of a file and print the errors by source, beside those of a single constant.
+
+    A source is predicted with constants that were calibrated without it. Rows that cannot be predicted are listed with
+    the reason.
+    """
+    from myriarch.cli import validate as module
+
+    return module.validate(file, json_output=json_output)
+
+
+@verb
 def doctor(
     *,
     json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema doctor`.")] = False,
@@ -121,7 +137,8 @@ def doctor(
 @verb
 def schema(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="fleet, model, run, report, event, action, journal or doctor.")
+        str,
+        typer.Argument(metavar="NAME", help="fleet, model, run, report, event, action, journal, doctor or validate."),
     ] = "",
 ) -> int:
     """Print the JSON Schema of a file or message that Myriarch reads or writes; without NAME, list them."""

@@ -47,6 +47,11 @@ def _read_named(run_path: Path, run: Parsed[Run], field: str, kind: type[T]) -> 
 
 
 def _read(path: Path, kind: type[T]) -> Parsed[T]:
+    return parse_located(read_document_text(path), kind=kind, format=FORMATS[path.suffix.lower()], source=str(path))
+
+
+def read_document_text(path: Path) -> str:
+    """The text of a YAML, JSON or TOML file. Raises SpecError when it is not there, too large or not UTF-8."""
     wrong = _unreadable(path)
     if wrong:
         raise SpecError(wrong)
@@ -60,10 +65,9 @@ def _read(path: Path, kind: type[T]) -> Parsed[T]:
     if len(data) > FILE_LIMIT_BYTES:
         raise SpecError(f"`{path}` is larger than {FILE_LIMIT_BYTES} bytes; a spec file is a few thousand")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError(f"`{path}` is not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    return parse_located(text, kind=kind, format=FORMATS[path.suffix.lower()], source=str(path))
 
 
 def _unreadable(path: Path) -> str:

@@ -74,6 +74,12 @@ def _doctor() -> dict[str, Any]:
     return msgspec.json.schema(Diagnosis)
 
 
+def _validate() -> dict[str, Any]:
+    from myriarch.plan.validation import Validation
+
+    return msgspec.json.schema(Validation)
+
+
 SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fleet": _spec("fleet"),
     "model": _spec("model"),
@@ -83,4 +89,5 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "action": _action,
     "journal": _journal,
     "doctor": _doctor,
+    "validate": _validate,
 }

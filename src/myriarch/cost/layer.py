@@ -365,4 +365,13 @@ def vocabulary_layer(setting: Setting) -> tuple[Times, Times]:
     return times(forward, stream_forward, tp_forward), times(backward, stream_backward, tp_backward)
 
 
-__all__ = ["Layer", "Setting", "Times", "attention_block", "ceil_div", "dense_block", "mixture_block", "vocabulary_layer"]
+__all__ = [
+    "Layer",
+    "Setting",
+    "Times",
+    "attention_block",
+    "ceil_div",
+    "dense_block",
+    "mixture_block",
+    "vocabulary_layer",
+]

@@ -78,7 +78,9 @@ def memory(decoder: Decoder, *, split: Split, software: Software) -> Memory:
     many = np.greater(s.pp, 1)
     flights = [np.minimum(depth * chunks, s.micro_batches) for depth in (s.pp * 1.0, np.maximum(s.pp - 1.0, 1.0), 1.0)]
     first = _stage(d, s, software, layers=head, in_flight=flights[0], logits=choose(many, 0.0, 1.0), first=True)
-    second = _stage(d, s, software, layers=choose(many, most, head), in_flight=flights[1], logits=choose(s.pp <= 2, 1, 0))
+    second = _stage(
+        d, s, software, layers=choose(many, most, head), in_flight=flights[1], logits=choose(s.pp <= 2, 1, 0)
+    )
     last = _stage(d, s, software, layers=choose(many, most, head), in_flight=flights[2], logits=1.0)
     return _largest((first, second, last))
 
@@ -106,7 +108,9 @@ def _stage(
     # While a recomputed layer is run again, all of it is there once.
     activations = layers * kept * in_flight + layer_bytes * recompute
     # ZeRO-3 holds the largest weight, the next one on its way, and its gradient.
-    largest = choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * (1.0 + d.gated) * d.width * d.feed_forward / s.tp
+    largest = (
+        choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * (1.0 + d.gated) * d.width * d.feed_forward / s.tp
+    )
     return Memory(
         weights_bytes=held(WEIGHT_BYTES, 3.0),
         gradients_bytes=held(gradient_bytes, 2.0),
@@ -154,7 +158,9 @@ def activation_bytes(decoder: Decoder, *, split: Split, software: Software) -> A
     square = (1.0 - flash) * (1.0 - selective) * entry * d.heads * s.sequence
     mixture = np.asarray(np.greater(d.experts, 0), dtype=np.float64)
     share = d.mixture_layers / d.layers
-    routed_values = d.top_k * ((value + 2.0) * width + activation * d.expert_feed_forward) / np.maximum(s.expert_tp, 1.0)
+    routed_values = (
+        d.top_k * ((value + 2.0) * width + activation * d.expert_feed_forward) / np.maximum(s.expert_tp, 1.0)
+    )
     expert_tokens = tokens * s.expert_tp / s.tp
     dense_part = (1.0 - share) * mixture * activation * d.feed_forward
     sharded = core + square + activation * mlp_values * choose(mixture, share, 1.0) + dense_part + ranks

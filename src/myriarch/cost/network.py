@@ -70,7 +70,9 @@ class Network:
         outside = np.where(nodes > 1, reached * (nodes - 1.0) / nodes / copies, 0.0)
         over_link = size_bytes * (inside - 1.0) / inside / self.link_bytes_per_s
         over_network = size_bytes * outside / self.network_bytes_per_s
-        latency = choose(np.greater(group, 1), self.link_latency_s, 0.0) + np.where(nodes > 1, self.network_latency_s, 0)
+        latency = choose(np.greater(group, 1), self.link_latency_s, 0.0) + np.where(
+            nodes > 1, self.network_latency_s, 0
+        )
         seconds: Array = np.where(np.greater(group, 1), np.maximum(over_link, over_network) + latency, 0.0)
         return seconds
 

@@ -72,7 +72,11 @@ def silicon(chip_id: str) -> Silicon:
 
 
 def machine(
-    chip: Chip, *, precision: str = "bf16", network_bandwidth_bytes_per_s: float | None = None, domain: int | None = None
+    chip: Chip,
+    *,
+    precision: str = "bf16",
+    network_bandwidth_bytes_per_s: float | None = None,
+    domain: int | None = None,
 ) -> Machine:
     """A chip of the catalogue as the formulas need it. Raises SpecError when a number that they need is unknown."""
     facts = silicon(chip.id)

@@ -50,7 +50,9 @@ _MEGATRON_CORE: Final = dataclasses.replace(
     default_sequence_parallel=1.0,
 )
 
-_NEMO: Final = dataclasses.replace(_MEGATRON_CORE, tp_overlap=1.0, gradient_bytes=2.0, held_gradient_bytes=2.0, accumulation_bytes=4.0)
+_NEMO: Final = dataclasses.replace(
+    _MEGATRON_CORE, tp_overlap=1.0, gradient_bytes=2.0, held_gradient_bytes=2.0, accumulation_bytes=4.0
+)
 """Its recipes hold gradients in bf16."""
 
 LEVELS: Final[dict[str, Software]] = {
@@ -67,7 +69,9 @@ LEVELS: Final[dict[str, Software]] = {
     # PyTorch FSDP under torch.compile, FlashAttention-2 (fms-fsdp, torchtitan).
     "fsdp-compiled": dataclasses.replace(_FSDP, year=2024.3, eager=0.0, host_seconds=5e-6, attention_year=2020.5),
     # Pipelines and tensor parallelism of plain PyTorch modules (Sailor): nothing fused.
-    "torch-eager": dataclasses.replace(_MEGATRON_2021, year=2024.0, eager=1.0, host_seconds=2.5e-5, gradient_bytes=4.0, logit_bytes=12.0),
+    "torch-eager": dataclasses.replace(
+        _MEGATRON_2021, year=2024.0, eager=1.0, host_seconds=2.5e-5, gradient_bytes=4.0, logit_bytes=12.0
+    ),
     # Megatron-Core with Transformer Engine and cuDNN's attention: gradients and sends overlapped.
     "megatron-core": _MEGATRON_CORE,
     # NeMo with user buffers: tensor-parallel collectives in pieces beside the products.

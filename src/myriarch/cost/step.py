@@ -242,7 +242,9 @@ def _data_parallel(setting: Setting, *, slot_s: Array, micro_batches: Array) -> 
     ends = (weight + gradient) / setting.decoder.layers
     across = np.maximum(replicas / shard, 1.0)
     replicated = 2.0 * network.gather_s(unrouted / shard * software.gradient_bytes, across, stride=shard * stride)
-    sharded = micro_batches * beside + ends + choose(across > 1, _exposed(replicated, slot_s, software.dp_overlap, p), 0.0)
+    sharded = (
+        micro_batches * beside + ends + choose(across > 1, _exposed(replicated, slot_s, software.dp_overlap, p), 0.0)
+    )
     return choose(np.greater_equal(s.zero_stage, 3), sharded, plain)
 
 

@@ -16,8 +16,8 @@ import yaml
 
 from myriarch.cost.parameters import BOUNDS, Parameters
 from myriarch.plan.calibration import Table, calibrate
+from myriarch.plan.completion import samples
 from myriarch.plan.published import read_published
-from myriarch.plan.validation import samples
 
 HEAD = '''"""Constants of the performance model as calibrated: written by `benchmarks/calibrate.py`, never by hand.
 
@@ -51,7 +51,7 @@ def main(path: str) -> None:
         logs[half] = np.log(table.measured_s / table.predicted_s(fitted[other[half]]))
     logs["all"] = np.concatenate([logs["first"], logs["second"]])
     print(HEAD)
-    print("HALVES: Final[dict[str, tuple[str, ...]]] = {{")
+    print("HALVES: Final[dict[str, tuple[str, ...]]] = {")
     for half, inside in halves.items():
         print(f'    "{half}": ({", ".join(f"{chr(34)}{name}{chr(34)}" for name in inside)}),')
     print("}\n")

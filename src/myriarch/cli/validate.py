@@ -14,7 +14,8 @@ from rich.table import Table
 from myriarch.cli.files import read_document_text
 from myriarch.errors import EXIT_OK, SpecError
 from myriarch.plan.published import read_published
-from myriarch.plan.validation import Accuracy, Validation, validate as validate_runs
+from myriarch.plan.validation import Accuracy, Validation
+from myriarch.plan.validation import validate as validate_runs
 
 WIDTH_WITHOUT_TERMINAL: Final = 110
 REASONS_SHOWN: Final = 20

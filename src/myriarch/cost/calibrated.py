@@ -14,7 +14,7 @@ from typing import Final
 
 from myriarch.cost.parameters import Parameters
 
-HALVES: Final[dict[str, tuple[str, ...]]] = {{
+HALVES: Final[dict[str, tuple[str, ...]]] = {
     "first": ("dgxc_2502", "korthikanti_t5", "mbridge", "nemo_2407", "sc21_t1", "simumax_b200"),
     "second": ("fms_fsdp", "llmfoundry", "megatron_h100", "sailor", "sc21_t2", "vtrain_multi"),
 }

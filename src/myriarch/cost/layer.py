@@ -19,7 +19,6 @@ from myriarch.cost.network import Network
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software, Split
 
-
 DISPATCH_LAUNCHES: Final = 100.0
 """Launches of routing, permuting and dispatching, and waits as long as so many."""
 

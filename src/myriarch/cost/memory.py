@@ -116,7 +116,7 @@ def _stage(
         gradients_bytes=held(gradient_bytes, 2.0),
         optimizer_bytes=held(OPTIMIZER_BYTES, 1.0),
         activations_bytes=activations,
-        logits_bytes=logits * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
+        logits_bytes=np.asarray(logits) * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
         buffers_bytes=largest + SLACK * activations,
     )
 
@@ -164,8 +164,9 @@ def activation_bytes(decoder: Decoder, *, split: Split, software: Software) -> A
     expert_tokens = tokens * s.expert_tp / s.tp
     dense_part = (1.0 - share) * mixture * activation * d.feed_forward
     sharded = core + square + activation * mlp_values * choose(mixture, share, 1.0) + dense_part + ranks
-    return (
+    kept: Array = (
         tokens * wide / choose(s.sequence_parallel, s.tp, 1.0)
         + tokens * sharded / s.tp
         + mixture * share * expert_tokens * routed_values
     )
+    return kept

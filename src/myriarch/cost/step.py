@@ -2,8 +2,9 @@
 
     step = (m * slowest stage + (pp - 1)/v * mean stage + exposed communication + optimizer) * waiting for the slowest
 
-One micro-batch through one stage takes the sum of its layers, each pass the longer of what the device computes and what
-the host launches. Communication that runs beside compute is hidden up to `overlap_reach` of that compute and slows it by
+One micro-batch through one stage takes the sum of its layers, each pass a soft maximum (the hypotenuse) of what the
+device computes and what the host launches: within a layer some kernels are longer than their launch, others shorter.
+ Communication that runs beside compute is hidden up to `overlap_reach` of that compute and slows it by
 `contention` of what is hidden; the rest is exposed. Zero-bubble schedules leave the share of the bubble that weight
 gradients cannot fill: 1/3 for as many micro-batches in flight as 1F1B (ZB-H1, arXiv:2401.10241).
 """
@@ -51,7 +52,8 @@ class StepTime:
     @property
     def total_s(self) -> Array:
         parts: list[Array] = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        return np.sum(np.broadcast_arrays(*parts), axis=0)
+        total: Array = np.sum(np.broadcast_arrays(*parts), axis=0)
+        return total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,14 +68,16 @@ class _Pass:
 
     @property
     def total_s(self) -> Array:
-        return self.times.compute_s + self.tp_s + self.ep_s + self.cp_s + self.launch_s
+        total: Array = self.times.compute_s + self.tp_s + self.ep_s + self.cp_s + self.launch_s
+        return total
 
 
 def _exposed(comm_s: Array, window_s: Array, overlap: Real, p: Parameters) -> Array:
     """Seconds that communication adds when the share `overlap` of it may run beside `window_s` of compute."""
     may = comm_s * np.asarray(overlap)
     hidden = np.minimum(may, p.overlap_reach * window_s)
-    return comm_s - hidden + p.contention * hidden
+    exposed: Array = comm_s - hidden + p.contention * hidden
+    return exposed
 
 
 def _pass(setting: Setting, times: Times) -> _Pass:
@@ -230,13 +234,13 @@ def _data_parallel(setting: Setting, *, slot_s: Array, micro_batches: Array) -> 
         return choose(over > 1, first, 0.0) + choose((expert_replicas > 1) & np.greater(routed, 0), second, 0.0)
 
     gradient, weight = moved(software.gradient_bytes), moved(2.0)
-    # Replicated or ZeRO-1/2: once per step. An all-reduce is a scatter and a gather of the gradient; a sharded optimizer
-    # scatters the gradient and gathers the weight.
+    # Replicated or ZeRO-1/2: once per step. An all-reduce is a scatter and a gather of the gradient; a sharded
+    # optimizer scatters the gradient and gathers the weight.
     once = gradient + choose(np.greater_equal(s.zero_stage, 1), weight, gradient)
     window = slot_s * choose(np.greater(s.pp, 1), 1.0 / np.asarray(s.virtual), 0.9)
     plain = _exposed(once, window, software.dp_overlap, p)
-    # ZeRO-3: weights gathered for each pass of each micro-batch, gradients scattered; replicas of shards all-reduce once.
-    # The first gather and the last scatter of a step have nothing beside them.
+    # ZeRO-3: weights gathered for each pass of each micro-batch, gradients scattered; replicas of shards all-reduce
+    # once. The first gather and the last scatter of a step have nothing beside them.
     each = 2.0 * weight + gradient
     beside = _exposed(each, slot_s, software.dp_overlap, p)
     ends = (weight + gradient) / setting.decoder.layers

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Final
 
+from myriarch.cost.decoder import Decoder
 from myriarch.cost.memory import fits, memory
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software, Split
-from myriarch.cost.decoder import Decoder
 from myriarch.cost.step import step_time
+from myriarch.plan.calibration import Sample
 from myriarch.plan.published import PublishedRun
 
 RECOMPUTED: Final = ((0.0, 0.0), (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
@@ -49,3 +51,30 @@ def _seconds(split: Split, decoder: Decoder, machine: Machine, software: Softwar
     # With the default constants, so that what is completed does not depend on a calibration.
     step = step_time(decoder, machine=machine, split=split, software=software, parameters=Parameters())
     return float(step.total_s)
+
+
+def samples(runs: Iterable[PublishedRun]) -> tuple[Sample, ...]:
+    """The runs that constants can be calibrated on."""
+    found = []
+    for run in (completed(run) for run in runs):
+        parts = (run.decoder, run.machine, run.split, run.software)
+        if run.measured_step_s is None or any(part is None for part in parts):
+            continue
+        found.append(sample(run))
+    return tuple(found)
+
+
+def sample(run: PublishedRun) -> Sample:
+    """A run that lacks nothing, as calibration needs it."""
+    assert run.decoder is not None
+    assert run.machine is not None
+    assert run.split is not None
+    assert run.software is not None
+    return Sample(
+        source=run.source,
+        decoder=run.decoder,
+        machine=run.machine,
+        split=run.split,
+        software=run.software,
+        measured_s=run.measured_step_s or 1.0,
+    )

@@ -93,7 +93,7 @@ def read_published(document: Mapping[str, Any]) -> tuple[PublishedRun, ...]:
         raise SpecError("not a file of published configurations; it needs `format: 1`, `sources`, `models` and `rows`")
     sources = document.get("sources") or {}
     models = document.get("models") or {}
-    return tuple(_run(row, sources.get(row.get("src"), {}), models) for row in document["rows"])
+    return tuple(_run(row, sources.get(str(row.get("src")), {}), models) for row in document["rows"])
 
 
 class _Lacking(Exception):
@@ -105,7 +105,7 @@ def _run(row: Mapping[str, Any], source: Mapping[str, Any], models: Mapping[str,
     year = _year(row, source, name)
     if name == "megatron-bridge" and year is not None and year >= GRAPHS_SINCE:
         name = "megatron-bridge-graphs"
-    common = {"id": str(row.get("id", "?")), "source": str(row.get("src", "?")), "level": name}
+    common: dict[str, Any] = {"id": str(row.get("id", "?")), "source": str(row.get("src", "?")), "level": name}
     try:
         return _predictable(row, source, models, name, common)
     except _Lacking as lacking:
@@ -113,9 +113,9 @@ def _run(row: Mapping[str, Any], source: Mapping[str, Any], models: Mapping[str,
 
 
 def _predictable(
-    row: Mapping[str, Any], source: Mapping[str, Any], models: Mapping[str, Any], name: str, common: dict[str, str]
+    row: Mapping[str, Any], source: Mapping[str, Any], models: Mapping[str, Any], name: str, common: dict[str, Any]
 ) -> PublishedRun:
-    shape = models.get(row.get("model")) or {}
+    shape = models.get(str(row.get("model"))) or {}
     decoder = _decoder(row, shape)
     chip = _chip(row)
     precision = _precision(row)
@@ -265,7 +265,7 @@ def _stages(row: Mapping[str, Any], shape: Mapping[str, Any], pp: int) -> list[i
 
 
 def _layers_per_chunk(row: Mapping[str, Any], shape: Mapping[str, Any], pp: int) -> int:
-    return max(1, -(-shape["layers"] // pp) // int(row["vpp_layers"]))
+    return max(1, -(-int(shape["layers"]) // pp) // int(row["vpp_layers"]))
 
 
 def _recompute(row: Mapping[str, Any]) -> tuple[float, float]:

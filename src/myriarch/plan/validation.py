@@ -20,8 +20,8 @@ import numpy as np
 from myriarch.cost.arrays import Array
 from myriarch.cost.calibrated import CALIBRATED, HALVES, INTERVALS
 from myriarch.cost.memory import CONTEXT_BYTES, Memory, fits, memory
-from myriarch.plan.calibration import Sample, Table
-from myriarch.plan.completion import completed
+from myriarch.plan.calibration import Table
+from myriarch.plan.completion import completed, sample
 from myriarch.plan.published import PublishedRun
 
 COVERAGE: Final = 0.8
@@ -124,32 +124,6 @@ def validate(runs: Iterable[PublishedRun]) -> Validation:
     )
 
 
-def samples(runs: Iterable[PublishedRun]) -> tuple[Sample, ...]:
-    """The runs that constants can be calibrated on."""
-    found = []
-    for run in (completed(run) for run in runs):
-        parts = (run.decoder, run.machine, run.split, run.software)
-        if run.measured_step_s is None or any(part is None for part in parts):
-            continue
-        found.append(_sample(run))
-    return tuple(found)
-
-
-def _sample(run: PublishedRun) -> Sample:
-    assert run.decoder is not None
-    assert run.machine is not None
-    assert run.split is not None
-    assert run.software is not None
-    return Sample(
-        source=run.source,
-        decoder=run.decoder,
-        machine=run.machine,
-        split=run.split,
-        software=run.software,
-        measured_s=run.measured_step_s or 1.0,
-    )
-
-
 def unseen_constants(source: str) -> str:
     """The calibration that has not seen `source`."""
     for half, other in (("first", "second"), ("second", "first")):
@@ -164,7 +138,7 @@ def _row(run: PublishedRun) -> ValidatedRow:
             id=run.id, source=run.source, level=run.level, measured_step_s=run.measured_step_s, reason=run.reason
         )
     name = unseen_constants(run.source)
-    predicted_s = float(Table.of([_sample(run)]).predicted_s(CALIBRATED[name])[0])
+    predicted_s = float(Table.of([sample(run)]).predicted_s(CALIBRATED[name])[0])
     spread = INTERVALS[name]
     needed = memory(run.decoder, split=run.split, software=run.software)
     measured_s = run.measured_step_s

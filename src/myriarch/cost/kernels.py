@@ -2,8 +2,9 @@
 
 A matrix product M x N x K is cut into tiles of the output that the chip's processors take in waves. It costs more than
 2 M N K / rate because of (a) padding to whole tiles, (b) a last wave that is not full, (c) filling and draining each
-tile's pipeline, which is a loss of `depth_half / K`; and it never takes less than moving its operands, or than a kernel's
-own ramp. NVIDIA, "Matrix Multiplication Background User's Guide" (DU-09798-001), sections 2 and 3, describes (a) and (b).
+tile's pipeline, which is a loss of `depth_half / K`; and it never takes less than moving its operands, or than a
+kernel's own ramp. NVIDIA, "Matrix Multiplication Background User's Guide" (DU-09798-001), sections 2 and 3, describes
+(a) and (b).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from myriarch.cost.arrays import Array, Real, ceil_div
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software
 
+UNTHROTTLED_W_PER_FLOPS: Final = 400.0 / 312e12
+"""Of an A100: 400 W for 312 TFLOP/s."""
 TILES: Final[tuple[tuple[float, float, float], ...]] = ((256.0, 128.0, 1.0), (128.0, 128.0, 0.95), (128.0, 64.0, 0.85))
 """Rows, columns and relative speed of the tiles that a library can choose from; the fastest is taken."""
 
@@ -38,7 +41,11 @@ class Rates:
     def of(cls, machine: Machine, software: Software, p: Parameters) -> Rates:
         # A chip's libraries approach its measured best as years pass since it appeared.
         age = np.maximum(np.subtract(software.year, machine.launch_year), 0.0)
-        mature = p.matmul_sustained * (1.0 - p.immaturity * np.exp(-age / p.maturing_years))
+        # Newer chips have less power for each operation than an A100, and fall back in clock in long dense products
+        # that a benchmark of seconds on them does not show.
+        scarce = 1.0 - np.divide(machine.power_w, machine.peak_flops_per_s) / UNTHROTTLED_W_PER_FLOPS
+        sustained = p.matmul_sustained * (1.0 - p.throttling * np.clip(scarce, 0.0, 1.0))
+        mature = sustained * (1.0 - p.immaturity * np.exp(-age / p.maturing_years))
         return cls(
             wide_flops_per_s=np.multiply(machine.matmul_flops_per_s, mature),
             narrow_flops_per_s=np.multiply(machine.narrow_flops_per_s, mature),

@@ -1,8 +1,8 @@
 """Seconds of one layer, and of the vocabulary's layer, for one micro-batch on one device.
 
 Shapes follow Megatron-LM: attention's heads and the MLP's hidden width are split over tp; experts over ep; the sequence
-over cp. Forward and backward apart; the backward pass has two products for each of the forward's (gradients of the input
-and of the weight). Bytes of streaming kernels count values of two bytes that fused kernels read and write.
+over cp. Forward and backward apart; the backward pass has two products for each of the forward's (gradients of the
+input and of the weight). Bytes of streaming kernels count values of two bytes that fused kernels read and write.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ def _core(setting: Setting, rates: Rates) -> tuple[Array, Array]:
     """Seconds of scores, soft-max and mixing, forward and backward.
 
     Flash attention (Dao et al., arXiv:2205.14135) skips what the causal mask hides and repeats the scores backward: 2.5
-    times the forward's work. Without it both products cover the whole square, and the square itself goes through memory:
-    forward 13 bytes an entry (scores written, mask and soft-max, dropout with its mask byte, read to mix), backward 21.
+    times the forward's work. Without it both products cover the whole square, and the square itself goes through
+    memory: forward 13 bytes an entry (scores written, mask and soft-max, dropout with its mask byte, read to mix), backward 21.
     """
     d, s, p = setting.decoder, setting.split, setting.parameters
     queries, heads = s.tokens, np.divide(d.heads, s.tp)

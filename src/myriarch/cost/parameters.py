@@ -10,8 +10,10 @@ from typing import Final
 class Parameters:
     """Constants that hold for every model, machine and split. `BOUNDS` has what is physical."""
 
-    matmul_sustained: float = 0.93
-    """Share of the best measured matmul rate that products of good shape keep up in a real run: warm chips, real data."""
+    matmul_sustained: float = 0.96
+    """Share of the best measured matmul rate that products of good shape keep up in a run of hours..."""
+    throttling: float = 0.20
+    """...and what a chip loses of it that had no power at all, relative to an A100's per FLOP/s: falling clocks."""
     immaturity: float = 0.40
     """Share of that rate that libraries lack in the year a chip appears..."""
     maturing_years: float = 0.8
@@ -64,6 +66,7 @@ class Parameters:
 
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "matmul_sustained": (0.80, 1.0),
+    "throttling": (0.0, 0.5),
     "immaturity": (0.0, 0.5),
     "maturing_years": (0.5, 3.0),
     "wave_share": (0.0, 1.0),

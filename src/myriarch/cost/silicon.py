@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from myriarch.cost.kernels import UNTHROTTLED_W_PER_FLOPS
 from myriarch.cost.split import Machine
 from myriarch.errors import SpecError
 from myriarch.spec.fleet import Chip
@@ -59,6 +60,8 @@ SILICON: Final[dict[str, Silicon]] = {
 UNKNOWN: Final = Silicon(108, 2022.0, 25e9)
 MEASURED_SHARE: Final = 0.78
 """Of a chip whose matrix rate nobody measured: the median of the catalogue's measured ones over their peaks."""
+TYPICAL_POWER_SHARE: Final = 0.55
+"""Of `UNTHROTTLED_W_PER_FLOPS`, for chips whose power is unknown: an H100's."""
 MARKETED: Final = 2**30 / 1e9
 """Makers of accelerators print GiB as GB: an 80 GB H100 shows its driver 79.6 GiB, a 141 GB H200 140.4."""
 NARROW: Final = {"fp8": ("fp8",), "fp4": ("fp4", "fp8")}
@@ -105,6 +108,7 @@ def machine(
         link_bandwidth_bytes_per_s=chip.link_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
         link_domain_devices=float(domain or chip.link_domain_devices or facts.domain_devices),
         network_bandwidth_bytes_per_s=network_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
+        power_w=chip.power_w or UNTHROTTLED_W_PER_FLOPS * peak * TYPICAL_POWER_SHARE,
         launch_year=facts.launch_year,
     )
 

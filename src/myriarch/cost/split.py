@@ -28,6 +28,8 @@ class Machine:
     """Devices that reach each other over that link."""
     network_bandwidth_bytes_per_s: Real
     """Between such domains."""
+    power_w: Real
+    """Board power that the chip may draw."""
     launch_year: Real
     """When the chip could first be bought in numbers: its libraries have had time since."""
 

@@ -24,21 +24,24 @@ class Silicon:
     network_bandwidth_bytes_per_s: float
     """Per device, of the vendor's own or most usual cluster: 25e9 is one 200 Gbit/s card for each device."""
     domain_devices: int = 8
+    measured_share: float = 0.78
+    """Best measured matrix rate over the peak, where nobody measured this chip: its twin's, else the median of the
+    catalogue's measured chips."""
 
 
 SILICON: Final[dict[str, Silicon]] = {
     "v100": Silicon(80, 2017.7, 12.5e9),
     "a100": Silicon(108, 2020.4, 25e9),
-    "a800": Silicon(108, 2020.4, 25e9),
+    "a800": Silicon(108, 2020.4, 25e9, measured_share=0.869),
     "h100": Silicon(132, 2022.8, 50e9),
-    "h800": Silicon(132, 2022.8, 50e9),
+    "h800": Silicon(132, 2022.8, 50e9, measured_share=0.803),
     "h200": Silicon(132, 2022.8, 50e9),  # the libraries of the H100
     "h20": Silicon(78, 2022.8, 50e9),
     "gh200": Silicon(132, 2022.8, 25e9, domain_devices=4),
     "b200": Silicon(148, 2024.9, 50e9),
     "gb200": Silicon(148, 2024.9, 50e9, domain_devices=72),
     "b300": Silicon(148, 2025.3, 100e9),
-    "gb300": Silicon(148, 2025.3, 100e9, domain_devices=72),
+    "gb300": Silicon(148, 2025.3, 100e9, domain_devices=72, measured_share=0.786),
     "mi250x": Silicon(220, 2021.9, 12.5e9),
     "mi300x": Silicon(304, 2023.9, 50e9),
     "mi325x": Silicon(304, 2023.9, 50e9),
@@ -58,8 +61,6 @@ SILICON: Final[dict[str, Silicon]] = {
 """By the first words of a chip's id; the longest that fits counts."""
 
 UNKNOWN: Final = Silicon(108, 2022.0, 25e9)
-MEASURED_SHARE: Final = 0.78
-"""Of a chip whose matrix rate nobody measured: the median of the catalogue's measured ones over their peaks."""
 TYPICAL_POWER_SHARE: Final = 0.55
 """Of `UNTHROTTLED_W_PER_FLOPS`, for chips whose power is unknown: an H100's."""
 MARKETED: Final = 2**30 / 1e9
@@ -96,7 +97,7 @@ def machine(
     if lacking or peak is None or chip.memory_bytes is None or chip.memory_bandwidth_bytes_per_s is None:
         raise SpecError(f"chip `{chip.id}` lacks {', '.join(lacking)}; describe it inline or measure it")
     measured = chip.matmul_measured_flops_per_s
-    wide = measured.get("bf16", MEASURED_SHARE * peak)
+    wide = measured.get("bf16", facts.measured_share * peak)
     narrow = next((_narrow(chip, name, wide / peak) for name in NARROW.get(precision, ()) if _has(chip, name)), wide)
     return Machine(
         matmul_flops_per_s=wide,

@@ -47,10 +47,12 @@ SOFTWARE: Final[tuple[tuple[str, str], ...]] = (
     (r"torchtitan|fms.?fsdp|compile", "fsdp-compiled"),
     (r"llm.?foundry|fsdp", "fsdp-2023"),
     (r"sailor", "torch-eager"),
-    (r"korthikanti|megascale.*baseline", "megatron-2022"),
+    (r"korthikanti", "megatron-2022"),
     (r"bloom|vtrain|megatron.?deepspeed|mt.?nlg", "megatron-deepspeed"),
     (r"sc21|sc'21|narayanan", "megatron-2021"),
-    (r"megatron|simumax|kwai|primus|megascale|llama3", "megatron-core"),
+    (r"megatron.?lm", "megatron-core"),
+    (r"megascale", "nemo"),
+    (r"megatron|simumax|kwai|primus|llama3", "megatron-core"),
 )
 """Words of a row and its source, and the level of software they tell; the first that fits counts."""
 GRAPHS_SINCE: Final = 2026.4
@@ -285,6 +287,8 @@ def _level(row: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     own = [row.get("framework"), row.get("where"), row.get("src")]
     if row.get("zero") == 3 and str(row.get("src", "")).startswith("sc21"):
         return "deepspeed-zero3-2021"
+    if str(row.get("chip", "")).lower().startswith("tpu"):
+        return "xla"
     told = [source.get("repo"), source.get("paper"), source.get("caveat")]
     for words in (own, told):
         text = " ".join(str(word) for word in words if word).lower()

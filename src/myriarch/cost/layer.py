@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from myriarch.cost.arrays import Array, Real, ceil_div, choose
+from myriarch.cost.arrays import Array, Real, choose
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.kernels import Rates, product_s, stream_s
 from myriarch.cost.network import Network
@@ -189,7 +189,8 @@ def _core(setting: Setting, rates: Rates) -> tuple[Array, Array]:
 
     Flash attention (Dao et al., arXiv:2205.14135) skips what the causal mask hides and repeats the scores backward: 2.5
     times the forward's work. Without it both products cover the whole square, and the square itself goes through
-    memory: forward 13 bytes an entry (scores written, mask and soft-max, dropout with its mask byte, read to mix), backward 21.
+    memory: forward 13 bytes an entry (scores written, mask and soft-max, dropout with its mask byte, read to mix),
+    backward 21.
     """
     d, s, p = setting.decoder, setting.split, setting.parameters
     queries, heads = s.tokens, np.divide(d.heads, s.tp)
@@ -362,15 +363,3 @@ def vocabulary_layer(setting: Setting) -> tuple[Times, Times]:
         )
 
     return times(forward, stream_forward, tp_forward), times(backward, stream_backward, tp_backward)
-
-
-__all__ = [
-    "Layer",
-    "Setting",
-    "Times",
-    "attention_block",
-    "ceil_div",
-    "dense_block",
-    "mixture_block",
-    "vocabulary_layer",
-]

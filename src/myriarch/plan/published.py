@@ -31,7 +31,7 @@ CHIPS: Final[tuple[tuple[str, str], ...]] = (
     (r"gh.?(200)?.?96.*|gh200.*", "gh200-96"),
     (r"v100.*", "v100-sxm2-32"),
     (r"tpu.?(v\d\w?)", r"tpu-\1"),
-    (r"(mi\d+x).*", r"\1"),
+    (r"(mi\d+x)(.?\d+ ?gb)?", r"\1"),
     (r"gaudi.?(\d)", r"gaudi\1"),
     (r"(metax.?)?c500", "metax-c500"),
     (r"(iluvatar.?)?bi.?v?150.*", "iluvatar-bi-v150"),
@@ -112,6 +112,8 @@ def _run(row: Mapping[str, Any], source: Mapping[str, Any], models: Mapping[str,
         return _predictable(row, source, models, name, common)
     except _Lacking as lacking:
         return PublishedRun(reason=str(lacking), **common)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        return PublishedRun(reason=f"a value of the row is not of its kind: {error}", **common)
 
 
 def _predictable(
@@ -141,8 +143,8 @@ def _predictable(
         machine=hardware,
         split=split,
         software=_software(row, source, name, hardware),
-        recompute_known="recompute" in row or "hfu" in row,
-        micro_batch_known="mbs" in row,
+        recompute_known=row.get("recompute") is not None,
+        micro_batch_known=bool(row.get("mbs")),
         measured_step_s=measured_s,
         measured_from=kind,
         measured_memory_bytes=memory_bytes,
@@ -222,6 +224,8 @@ def _split(row: Mapping[str, Any], shape: Mapping[str, Any], precision: str, sof
     tp, pp, cp = (int(row.get(key) or 1) for key in ("tp", "pp", "cp"))
     dp = int(row.get("dp") or devices // (tp * pp * cp))
     batch = row.get("gbs")
+    if not batch and row.get("mbs") and pp == 1 and (row.get("grad_accum") or sharded):
+        batch = row["mbs"] * dp * (row.get("grad_accum") or 1)  # plain FSDP makes one micro-batch a step
     if not batch:
         raise _Lacking("batch not given")
     if tp * pp * cp * dp != devices:
@@ -240,8 +244,8 @@ def _split(row: Mapping[str, Any], shape: Mapping[str, Any], precision: str, sof
         virtual=float(min(virtual, -(-shape["layers"] // pp))),
         stage_layers=float(max(stages)),
         first_layers=float(stages[0]),
-        sequence_parallel=float(row.get("sp", software.default_sequence_parallel)) if tp > 1 else 0.0,
-        zero_stage=float(3 if row.get("fsdp") else row.get("zero", software.default_zero_stage)),
+        sequence_parallel=_given(row, "sp", software.default_sequence_parallel) if tp > 1 else 0.0,
+        zero_stage=3.0 if row.get("fsdp") else _given(row, "zero", software.default_zero_stage),
         shard=8.0 if row.get("shard") == "HSDP" else 0.0,
         batch=float(batch),
         micro_batch=float(row.get("mbs") or 1),
@@ -251,6 +255,11 @@ def _split(row: Mapping[str, Any], shape: Mapping[str, Any], precision: str, sof
         narrow_share=0.0 if precision == "bf16" else 1.0,
         narrow_bytes=next((size for _, name, size in NARROW if name == precision), 2.0),
     )
+
+
+def _given(row: Mapping[str, Any], key: str, default: Any) -> float:
+    """What the row says; null is nothing said."""
+    return float(default if row.get(key) is None else row[key])
 
 
 def _stages(row: Mapping[str, Any], shape: Mapping[str, Any], pp: int) -> list[int]:

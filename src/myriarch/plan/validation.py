@@ -97,7 +97,7 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 def validate(runs: Iterable[PublishedRun]) -> Validation:
     """Predict every run and compare."""
     filled = tuple(completed(run) for run in runs)
-    rows = tuple(_with_baseline(filled, tuple(_row(run) for run in filled)))
+    rows = tuple(_with_baseline(filled, _rows(filled)))
     timed = [row for row in rows if row.predicted_step_s is not None and row.measured_step_s is not None]
     held = [row for row in rows if row.predicted_memory_bytes is not None and row.measured_memory_bytes is not None]
     errors = np.array([row.predicted_memory_bytes / row.measured_memory_bytes - 1.0 for row in held])  # type: ignore[operator]
@@ -132,16 +132,26 @@ def unseen_constants(source: str) -> str:
     return "all"
 
 
-def _row(run: PublishedRun) -> ValidatedRow:
-    if run.reason or run.decoder is None or run.machine is None or run.split is None or run.software is None:
+def _rows(runs: Sequence[PublishedRun]) -> tuple[ValidatedRow, ...]:
+    """All rows, those of the same constants predicted at once."""
+    seconds: dict[int, float] = {}
+    for name in CALIBRATED:
+        own = [i for i, run in enumerate(runs) if run.split is not None and unseen_constants(run.source) == name]
+        if own:
+            predicted = Table.of([sample(runs[i]) for i in own]).predicted_s(CALIBRATED[name])
+            seconds |= {i: float(each) for i, each in zip(own, predicted, strict=True)}
+    return tuple(_row(run, seconds.get(i)) for i, run in enumerate(runs))
+
+
+def _row(run: PublishedRun, predicted_s: float | None) -> ValidatedRow:
+    measured_s = run.measured_step_s
+    if predicted_s is None or run.decoder is None or run.machine is None or run.split is None or run.software is None:
         return ValidatedRow(
-            id=run.id, source=run.source, level=run.level, measured_step_s=run.measured_step_s, reason=run.reason
+            id=run.id, source=run.source, level=run.level, measured_step_s=measured_s, reason=run.reason
         )
     name = unseen_constants(run.source)
-    predicted_s = float(Table.of([sample(run)]).predicted_s(CALIBRATED[name])[0])
-    spread = INTERVALS[name]
+    low, high = INTERVALS[name]
     needed = memory(run.decoder, split=run.split, software=run.software)
-    measured_s = run.measured_step_s
     return ValidatedRow(
         id=run.id,
         source=run.source,
@@ -149,8 +159,8 @@ def _row(run: PublishedRun) -> ValidatedRow:
         measured_step_s=measured_s,
         predicted_step_s=predicted_s,
         error=None if measured_s is None else predicted_s / measured_s - 1.0,
-        low_s=predicted_s * float(np.exp(spread[0])),
-        high_s=predicted_s * float(np.exp(spread[1])),
+        low_s=predicted_s * float(np.exp(low)),
+        high_s=predicted_s * float(np.exp(high)),
         measured_memory_bytes=run.measured_memory_bytes,
         predicted_memory_bytes=_as_printed(needed, run.memory_kind),
         fits=bool(fits(needed, run.machine.memory_bytes)),

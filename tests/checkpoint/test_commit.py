@@ -172,6 +172,16 @@ def test_what_a_node_says_it_holds_is_believed() -> None:
     assert NodeId("slow-0") not in snapshots.committed.nodes(), "it holds nothing any more"
 
 
+def test_a_commit_that_a_rejoin_brings_about_forgets_nobody() -> None:
+    """Found by the swarm: the controller was away for the whole of the last snapshot of a run on one node."""
+    layout_alone = layout("fast", 1)
+    snapshots = Snapshots()
+    snapshots.begin(Incarnation(1), layouts=(layout_alone,), copies={A: ()})
+    snapshots.rejoin(NodeId("fast-0"), [shard(A, 4)], now_s=0.0)
+    assert snapshots.committed is not None
+    assert snapshots.committed.complete
+
+
 def test_a_doubtful_holder_is_asked_last_and_then_never() -> None:
     snapshots = begun()
     commit(snapshots, 4)

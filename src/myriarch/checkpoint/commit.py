@@ -226,10 +226,10 @@ class Snapshots(msgspec.Struct, kw_only=True):
                 actions += self.seal(node, shard, digest="", now_s=now_s)
             else:
                 actions += self.copy(node, shard, now_s=now_s)
-        if self.committed is not None:
-            self._believe(self.committed, node, present)
+        if known is not None and self.committed is known:
+            self._believe(known, node, present)
             if tell:
-                actions.append(self._commit_action(self.committed, (node,), f"{node} was away when it was committed"))
+                actions.append(self._commit_action(known, (node,), f"{node} was away when it was committed"))
         return actions
 
     def forget_committed(self, why: str) -> list[AnyAction]:

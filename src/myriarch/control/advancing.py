@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from myriarch.checkpoint.restore import complete_copy
 from myriarch.control.finishing import finish, try_to_end
 from myriarch.control.losses import lose_node, lose_worker
 from myriarch.control.recovering import assign_groups, form, layouts_of, resolve
@@ -247,7 +248,9 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     committed = state.snapshots.committed
     if committed is None or committed.step < step:
         return
-    if state.crew.finished:
+    if complete_copy(committed) is None:
+        state.fail(f"the snapshot of step {step} that all stopped for is no longer whole", now_s=now_s)
+    elif state.crew.finished:
         text = f"all {state.resolved.run.steps} steps are done"
         if state.absent:
             text += f", the last ones without {', '.join(state.absent)}"

@@ -18,8 +18,9 @@ def finish(state: State, outcome: Outcome, text: str, *, detail: str = "", now_s
     state.course.phase, state.course.limit_s = "finishing", None
     if committed is not None and committed.step > step and complete_copy(committed) is not None:
         step = committed.step
-        state.course.ending = Ending(outcome=outcome, step=step, text=text, detail=detail)
         yield from told(state, state.drain.start(committed, final=True, now_s=now_s))
+    if outcome in ("completed", "degraded"):
+        step = Step(max(step, state.resolved.run.steps))
     state.course.ending = Ending(outcome=outcome, step=step, text=text, detail=detail)
 
 
@@ -39,7 +40,7 @@ def try_to_end(state: State) -> Iterator[AnyAction]:
     newest = state.drain.newest
     end = EndRun(
         outcome=outcome,
-        step=state.durable_step if outcome in ("failed", "user_error") else Step(ending.step),
+        step=state.durable_step if outcome in ("failed", "user_error") else ending.step,
         detail=detail,
         checkpoint=newest.path if newest is not None else "",
         reason=Reason(text=ending.text, numbers={"durable_step": state.durable_step}),

@@ -54,7 +54,7 @@ def losses(launched: Any) -> dict[int, float]:
 
 def test_kills_leave_no_trace_in_the_weights(launch: Any, tmp_path: Path) -> None:
     undisturbed = launch(name="undisturbed")
-    code, out, err = undisturbed.wait()
+    code, _, err = undisturbed.wait()
     assert code == 0, err
     expected = final_state(undisturbed, tmp_path)
     expected_losses = losses(undisturbed)
@@ -62,7 +62,7 @@ def test_kills_leave_no_trace_in_the_weights(launch: Any, tmp_path: Path) -> Non
 
     for name, target in (("node-lost", "fast-1"), ("worker-lost", "slow/0")):
         launched = launch(name=name, chaos=[{"at_step": 11, "action": "kill", "target": target}])
-        code, out, err = launched.wait()
+        code, _, err = launched.wait()
         assert code == 0, err
         choices = [decision.choice for decision in launched.actions(Decide)]
         if target == "fast-1":
@@ -71,7 +71,7 @@ def test_kills_leave_no_trace_in_the_weights(launch: Any, tmp_path: Path) -> Non
             forked = {event.node for event in launched.events(WorkerForked) if event.incarnation > 1}
             assert "fast-2" in forked, "the spare took the lost node's place"
         else:
-            assert [event.code for event in launched.events(WorkerExited) if event.cause == "signal"][0] == 9
+            assert next(event.code for event in launched.events(WorkerExited) if event.cause == "signal") == 9
             assert "restart_workers" in choices
         assert differences(expected, final_state(launched, tmp_path)) == []
         assert losses(launched) == expected_losses
@@ -85,7 +85,7 @@ def test_a_smaller_group_ends_with_the_same_loss(launch: Any) -> None:
         name="smaller", fleet={"pools": _without_spare()},
         chaos=[{"at_step": 9, "action": "kill", "target": "fast-1"}],
     )  # fmt: skip
-    code, out, err = smaller.wait()
+    code, _, err = smaller.wait()
     assert code in (0, 3), err
     assert "shrink_group" in [decision.choice for decision in smaller.actions(Decide)]
     assert smaller.actions(StartSteps)[-1].shares[0].world_size == 1
@@ -102,7 +102,7 @@ def test_a_lost_group_degrades_and_its_samples_are_taken_over(launch: Any) -> No
         recovery={"missing_group": "degrade", "wait_limit_s": 1.0},
         chaos=[{"at_step": 7, "action": "kill", "target": "slow-0"}],
     )  # fmt: skip
-    code, out, err = launched.wait()
+    code, _, err = launched.wait()
     assert code == 3, err
     assert "degrade" in [decision.choice for decision in launched.actions(Decide)]
     last = launched.actions(StartSteps)[-1]
@@ -118,7 +118,7 @@ def test_a_killed_controller_replays_its_journal_and_nothing_restarts(launch: An
 
     pid = json.loads((launched.attempt() / "controller.json").read_text())["pid"]
     os.kill(pid, signal.SIGKILL)
-    code, out, err = launched.wait()
+    code, _, err = launched.wait()
     assert code == 0, err
     assert {event.incarnation for event in launched.events(WorkerForked)} == {1}, "no worker was forked anew"
     assert [decision.choice for decision in launched.actions(Decide)] == ["form"]
@@ -157,7 +157,7 @@ def test_every_sample_is_consumed_exactly_once(launch: Any) -> None:
             {"at_step": 15, "action": "kill", "target": "slow-1"},
         ],
     )
-    code, out, err = launched.wait()
+    code, _, err = launched.wait()
     assert code in (0, 3), err
     shares = {start.incarnation: start for start in launched.actions(StartSteps)}
     kept: dict[int, int] = {}

@@ -1,7 +1,7 @@
 """What an agent and its zygote say to each other over a socket pair.
 
-The zygote has torch imported and holds no device; it forks workers and drains, reaps them, and says so. It is started as
-`python -m myriarch.train.zygote <fd>`, because `run` never imports `train`.
+The zygote has torch imported and holds no device; it forks workers and drains, reaps them, and says so. It is started
+as `python -m myriarch.train.zygote <fd>`, because `run` never imports `train`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DrainJob(Value, frozen=True, kw_only=True):
 
 
 class ForkWorker(Message, frozen=True, kw_only=True):
-    """Fork a worker: it joins `cgroup_procs` if that is not empty, writes to `log_path`, and attaches to `socket_path`."""
+    """Fork a worker: it joins `cgroup_procs` unless that is empty, writes to `log_path`, attaches to `socket_path`."""
 
     socket_path: str
     token: str

@@ -51,7 +51,8 @@ from myriarch.run.messages import Do, Inflict
 from myriarch.run.node import Node
 from myriarch.run.owner import Owner
 from myriarch.run.replicate import Replicator
-from myriarch.run.workers import Worker, WorkerTable
+from myriarch.run.worker import Worker
+from myriarch.run.workers import WorkerTable
 from myriarch.run.zygote import Zygote
 from myriarch.wire.shards import ByteServer
 from myriarch.wire.store import KeyValueStore

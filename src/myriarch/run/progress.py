@@ -97,7 +97,8 @@ class ProgressLine:
     def _say_news(self, shown: Shown) -> None:
         for told in shown.incidents:
             if told.at_s > self._told_until_s:
-                self.say(f"incident {told.incident}, {told.choice}: {told.text}", style="yellow")
+                what = f"incident {told.incident}, {told.choice}" if told.incident else told.choice
+                self.say(f"{what}: {told.text}", style="yellow" if told.incident else "")
         self._told_until_s = max([self._told_until_s, *(told.at_s for told in shown.incidents)])
         for text in shown.warnings[self._warned :]:
             self.say(f"warning: {text}", style="yellow")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from myriarch.checkpoint.restore import complete_copy
+from myriarch.control.drift import GAIN_LEAST, REST_STEPS, step_s
 from myriarch.control.finishing import finish, try_to_end
 from myriarch.control.losses import lose_node, lose_worker
-from myriarch.control.recovering import assign_groups, form, layouts_of, resolve
+from myriarch.control.recovering import Choice, assign_groups, form, layouts_of, resolve
 from myriarch.control.saving import told
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, HoldWorkers, Reason, StartSteps
@@ -211,6 +212,9 @@ def _why_hold(state: State) -> str:
         return f"the run is to stop: {state.course.stop_why}"
     if state.snapshots.short:
         return f"{state.snapshots.short} copies were lost with their nodes: they are placed anew"
+    drifted = _why_rebalance(state)
+    if drifted:
+        return drifted
     if state.course.grown_version == state.members.version:
         return ""
     state.course.grown_version = state.members.version
@@ -218,6 +222,36 @@ def _why_hold(state: State) -> str:
         return ""
     grown = _grown(state)
     return f"nodes are there for {', '.join(grown)} to come back or to grow" if grown else ""
+
+
+def _why_rebalance(state: State) -> str:
+    """Why the batch should be split anew; empty: the shares fit, or were said by the run file."""
+    crew, drift, run = state.crew, state.drift, state.resolved.run
+    if run.shares != "measured" or run.steps - state.progress.current < REST_STEPS:
+        return ""
+    if not drift.due(len(crew.layouts)):
+        return ""
+    shares = {share.group: share for share in crew.shares}
+    speeds = drift.speeds(shares)
+    if speeds.keys() != shares.keys():
+        return ""
+    better = state.pace.shares(state.resolved, crew.layouts, speeds)
+    drift.gain = 1.0 - step_s(better, speeds) / step_s(crew.shares, speeds)
+    if drift.gain < GAIN_LEAST:
+        return ""
+    split = ", ".join(f"{share.group}: {shares[share.group].count} -> {share.count}" for share in better)
+    return f"another split of the batch shortens the step by {drift.gain:.0%} ({split} sequences)"
+
+
+def _rebalance(state: State) -> str:
+    """Take over the observed speeds, where they are what all stopped for; what to say about it, or nothing."""
+    why = state.drift.gain >= GAIN_LEAST
+    state.drift.gain, gain = 0.0, state.drift.gain
+    if not why:
+        return ""
+    state.pace.device_speed |= state.drift.speeds({share.group: share for share in state.crew.shares})
+    state.drift.changes += 1
+    return f"the batch is split anew by the speeds of the last steps: {gain:.0%} shorter steps expected"
 
 
 def _grown(state: State) -> list[GroupId]:
@@ -258,16 +292,17 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     elif state.course.stop_why:
         yield from finish(state, "interrupted", state.course.stop_why, now_s=now_s)
     else:
-        grown = _grown(state)
-        text = (
-            f"{', '.join(grown)} is back, from the state of step {step}"
-            if grown
-            else f"copies are placed anew at step {step}"
-        )
+        grown, rebalanced = _grown(state), _rebalance(state)
+        choice: Choice = "form"
+        text = f"copies are placed anew at step {step}"
+        if grown:
+            choice, text = "readmit_group", f"{', '.join(grown)} is back, from the state of step {step}"
+        elif rebalanced:
+            choice, text = "rebalance", rebalanced
         yield from form(
             state,
             assign_groups(state),
-            choice="readmit_group" if grown else "form",
+            choice=choice,
             reason=Reason(text=text, numbers={"step": step}),
             incident=None,
             now_s=now_s,

@@ -159,6 +159,7 @@ def _stalled(state: State, event: WorkerStalled, now_s: float) -> Iterator[AnyAc
 def _step_completed(state: State, event: StepCompleted, now_s: float) -> Iterator[AnyAction]:
     if event.incarnation == state.crew.incarnation and event.group in state.crew.layouts:
         state.progress.completed(event)
+        state.drift.completed(event)
     yield from ()
 
 

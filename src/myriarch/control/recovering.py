@@ -20,7 +20,7 @@ from myriarch.recover.incident import Diagnosis, Incident, diagnose
 from myriarch.schedule.groups import Assignment, assign
 
 Choice = Literal[
-    "form", "restart_workers", "replace_node", "shrink_group", "degrade", "readmit_group",
+    "form", "restart_workers", "replace_node", "shrink_group", "degrade", "readmit_group", "rebalance",
 ]  # fmt: skip
 
 _FORMING: Final[dict[str, Choice]] = {
@@ -93,6 +93,7 @@ def form(
     yield from saved(state, dropped, now_s=now_s)
     crew.begin(incarnation, step=restore.step, layouts=layouts, kept=kept)
     state.progress.begin(restore.step)
+    state.drift.begin()
     yield from start_workers(
         Formation(
             incarnation=incarnation,

@@ -65,11 +65,11 @@ M = TypeVar("M")
 class Zygote:
     """A real zygote and what it says."""
 
-    def __init__(self, log_path: Path) -> None:
+    def __init__(self, log_path: Path, *, command: Sequence[str] = ("-m", "myriarch.train.zygote")) -> None:
         ours, theirs = socket.socketpair()
         with theirs, log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "myriarch.train.zygote", str(theirs.fileno())],
+                [sys.executable, *command, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdout=log,
                 stderr=log,
@@ -123,17 +123,15 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote.close()
 
 
+WITHOUT_IMPORTS = "from myriarch.train import zygote; zygote.import_everything = lambda: 'none'; zygote.main()"
+
+
 @pytest.fixture
-def make_zygote() -> Iterator[Callable[[Path], Zygote]]:
-    made: list[Zygote] = []
-
-    def make(log_path: Path) -> Zygote:
-        made.append(Zygote(log_path))
-        return made[-1]
-
-    yield make
-    for zygote in made:
-        zygote.close()
+def own_zygote(tmp_path: Path) -> Iterator[Zygote]:
+    """One that imports nothing, for tests in which it dies."""
+    zygote = Zygote(tmp_path / "own.log", command=("-c", WITHOUT_IMPORTS))
+    yield zygote
+    zygote.close()
 
 
 @dataclass

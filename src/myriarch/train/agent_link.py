@@ -78,10 +78,7 @@ class AgentLink:
     def next_word(self) -> Go | Rejoin:
         while not self._words:
             self._sort(self._receive(AGENT_WORD_LIMIT_S))
-        word = self._words.popleft()
-        if isinstance(word, Rejoin):
-            self._hold = False  # it was meant for the incarnation that ends here
-        return word
+        return self._words.popleft()
 
     def take_hold(self) -> bool:
         self.pump()
@@ -115,6 +112,8 @@ class AgentLink:
     def _sort(self, message: FromAgent) -> None:
         if isinstance(message, Go | Rejoin):
             self._words.append(message)
+            if isinstance(message, Rejoin):
+                self._hold = False  # what came before it was meant for the incarnation that it ends
         elif isinstance(message, Hold):
             self._hold = True
         elif not isinstance(message, SlotFree):  # a slot's own state word says whether it is free

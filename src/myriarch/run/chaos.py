@@ -41,7 +41,9 @@ class Chaos:
         """
         action = order.action
         if not _is_fault(action):
-            raise UsageError(f"`{action}` is no fault", hint=f"use {', '.join(get_args(Fault))}")
+            close = difflib.get_close_matches(action, get_args(Fault), 1)
+            hint = f"did you mean `{close[0]}`? " if close else ""
+            raise UsageError(f"`{action}` is no fault", hint=f"{hint}there are: {', '.join(get_args(Fault))}")
         if action == "slow" and not 0 < (order.factor or 0.0) <= 1:
             raise UsageError(f"slow needs the share of speed that is left, not {order.factor}", hint="--factor 0.5")
         if order.target == "controller":

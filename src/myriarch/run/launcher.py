@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from myriarch.errors import EnvironmentFault, MyriarchError, UsageError
-from myriarch.run import room, sweep
+from myriarch.run import procfs, room, sweep
 from myriarch.run.api import ControllerClient
 from myriarch.run.certificate import create_identity
 from myriarch.run.directory import Attempt, Contact, Launch, Outcome, RunDirectory, read_json, write_json
@@ -41,6 +41,8 @@ log = logging.getLogger("myriarch.launcher")
 TRAIN_ZYGOTE: Final = ("-m", "myriarch.train.zygote")
 CONTROLLER_RESTARTS: Final = 10
 """Of one launch. A controller that dies more often dies of its journal or of this machine."""
+CONTROLLER_LOOK_S: Final = 0.5
+"""Between two looks whether the kernel calls the controller stopped."""
 AGENTS_END_S: Final = 5.0
 """After the run's end, for the agents to end by themselves."""
 RETRY_S: Final = 0.02
@@ -175,12 +177,13 @@ class _Supervisor:
                 self._progress.say(f"run {self._resolved.run.name}: {self._attempt.path}")
                 self._engine.start_controller(port=self._port)
                 self._engine.start_agents()
-                watching = asyncio.create_task(self._watch())
+                watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._look_after_controller())]
                 try:
                     return await self._over
                 finally:
-                    watching.cancel()
-                    await asyncio.gather(watching, return_exceptions=True)
+                    for task in watching:
+                        task.cancel()
+                    await asyncio.gather(*watching, return_exceptions=True)
         finally:
             if self._over.done() and not self._over.cancelled() and self._over.exception() is None:
                 await self._engine.wait_agents(AGENTS_END_S)
@@ -224,6 +227,21 @@ class _Supervisor:
                 f"the controller was {child.how}; starting it again, it goes on from its journal", style="yellow"
             )
             self._engine.start_controller(port=self._port)
+
+    async def _look_after_controller(self) -> None:
+        """A stopped controller answers nobody and does not end: after the time-out of a silent node it is killed."""
+        limit_s, stopped_s = self._resolved.run.recovery.heartbeat_timeout_s, 0.0
+        while True:
+            await asyncio.sleep(CONTROLLER_LOOK_S)
+            child = self._engine.controller
+            if child is None or procfs.state(child.process.pid) != "T":
+                stopped_s = 0.0
+                continue
+            stopped_s += CONTROLLER_LOOK_S
+            if stopped_s >= limit_s:
+                log.warning("the controller is stopped for %g s: it is killed", stopped_s)
+                child.kill_group()
+                stopped_s = 0.0
 
     def _fail(self, error: MyriarchError) -> None:
         if not self._over.done():

@@ -271,7 +271,7 @@ def _grown(state: State) -> list[GroupId]:
 
 def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     """Everybody stopped after the same step. Once its snapshot is safe, what they stopped for can be done."""
-    steps = sorted(state.crew.held_steps())
+    steps = sorted(step for step, count in state.crew.held_at.items() if count)
     if len(steps) != 1:
         state.fail(f"workers stopped after different steps: {steps[0]} and {steps[-1]}", now_s=now_s)
         return

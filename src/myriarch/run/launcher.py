@@ -27,7 +27,16 @@ from myriarch.errors import EnvironmentFault, MyriarchError, UsageError
 from myriarch.run import procfs, room, sweep
 from myriarch.run.api import ControllerClient
 from myriarch.run.certificate import create_identity
-from myriarch.run.directory import Attempt, Contact, Launch, Outcome, RunDirectory, read_json, write_json
+from myriarch.run.directory import (
+    Attempt,
+    Contact,
+    Launch,
+    Outcome,
+    RunDirectory,
+    read_json,
+    write_json,
+    writing,
+)
 from myriarch.run.identity import client_context, read_token
 from myriarch.run.local import Child, LocalEngine, places_of
 from myriarch.run.messages import MESSAGE_LIMIT_BYTES
@@ -35,6 +44,7 @@ from myriarch.run.progress import ProgressLine, Shown
 from myriarch.run.progress import decoder as shown_decoder
 from myriarch.run.resume import newest_step
 from myriarch.spec.run import ChaosEvent, ResolvedRun
+from myriarch.units import format_bytes
 
 log = logging.getLogger("myriarch.launcher")
 
@@ -73,6 +83,7 @@ def run_training(
             "PyTorch is not installed for this Python", hint="install it: pip install 'myriarch[train]'"
         )
     room.check(resolved)
+    room.check_disk(resolved)
     with _signals_interrupt():
         return _train(resolved, fresh=fresh, zygote=zygote, port=port)
 
@@ -138,9 +149,10 @@ def _launch(
             run_id=run_id, owner_pid=os.getpid(), shm_directory=str(shm), checkpoints=str(directory.checkpoints),
             nodes=places_of(resolved.fleet), zygote=zygote,
         )  # fmt: skip
-        create_identity(attempt, addresses=("127.0.0.1",))
-        write_json(attempt.run, resolved)
-        write_json(attempt.launch, launch)
+        with writing(attempt.path):
+            create_identity(attempt, addresses=("127.0.0.1",))
+            write_json(attempt.run, resolved)
+            write_json(attempt.launch, launch)
         yield launch
     finally:
         sweep.remove_directory(shm)
@@ -218,7 +230,9 @@ class _Supervisor:
             return
         said = self._engine.output_of("controller")
         if child.code > 0:  # it gave up by itself, and said why: starting it again would not help
-            self._fail(EnvironmentFault(f"the controller ended with {child.how}\n  {said}"))
+            free = format_bytes(shutil.disk_usage(self._attempt.path).free)
+            hint = "" if said else f"it could not say why; {self._attempt.path} has {free} free"
+            self._fail(EnvironmentFault(f"the controller ended with {child.how}" + (said and f"\n  {said}"), hint=hint))
         elif self._restarts >= CONTROLLER_RESTARTS:
             self._fail(EnvironmentFault(f"the controller died {self._restarts + 1} times, the last time {child.how}"))
         else:

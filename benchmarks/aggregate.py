@@ -2,9 +2,10 @@
 
     python benchmarks/aggregate.py [--steps 40] [--repeats 3] [--json]
 
-The same model, sequences per device-time and quotas; three runs a repeat, interleaved: fast alone, slow alone, both with
-measured shares and the every-step bridge. Tokens per second come from the journal (median step, after the warm-up), tokens
-per CPU-second from the workers' own CPU time over the same steps, so that a noisy neighbour cannot spoil it.
+The same model, sequences per device-time and quotas; three runs a repeat, interleaved: fast alone, slow alone, both
+with measured shares and the every-step bridge. Tokens per second come from the journal (median step, after the
+warm-up), tokens per CPU-second from the workers' own CPU time over the same steps, so that a noisy neighbour cannot
+spoil it.
 
     A1 = T(both) / (T(fast) + T(slow))
 

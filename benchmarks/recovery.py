@@ -3,8 +3,8 @@
     python benchmarks/recovery.py [--trials 10] [--json]
 
 A fleet of two pools trains the demo's model without CPU quotas. A worker is killed `trials` times, then, in further
-fleets, the node in the same place `trials` times (each time a spare takes it over). Each recovery is split as the report
-splits incidents. Then torchrun's elastic agent restarts a worker of a program with a state of the same size
+fleets, the node in the same place `trials` times (each time a spare takes it over). Each recovery is split as the
+report splits incidents. Then torchrun's elastic agent restarts a worker of a program with a state of the same size
 (`torchrun_peer.py`).
 
 stdout is a table, or JSON:

@@ -2,8 +2,8 @@
 
 Two agents with one gloo worker each on this machine, the model's state in a DCP checkpoint on disk. A worker is killed
 with SIGKILL; torchrun restarts all workers, which load the checkpoint. Time: from the kill to the next completed step
-of the new workers. Rendezvous settings are the fastest that came back in our trials: keep-alive 1 s, last call 2 s, monitor
-interval 50 ms (the defaults take longer and fail to come back more often).
+of the new workers. Rendezvous settings are the fastest that came back in our trials: keep-alive 1 s, last call 2 s,
+monitor interval 50 ms (the defaults take longer and fail to come back more often).
 """
 
 from __future__ import annotations

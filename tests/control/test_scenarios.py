@@ -339,7 +339,7 @@ class Player:
 
     def do_lose(self, *names: str) -> Iterator[str]:
         for name in names:
-            boot = self.boots.pop(name)
+            boot = self.boots.pop(name, "")  # it may never have joined: the engine knows no boot of it
             self.memory[name] = {}
             self.alive = {key: node for key, node in self.alive.items() if node != name}
             yield from self.take(NodeExited(node=NodeId(name), boot=boot, detail="killed by SIGKILL"))

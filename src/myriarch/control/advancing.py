@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from myriarch.checkpoint.restore import complete_copy
@@ -13,7 +13,8 @@ from myriarch.control.recovering import Choice, assign_groups, form, layouts_of,
 from myriarch.control.saving import told
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, HoldWorkers, Reason, StartSteps
-from myriarch.event.ids import GroupId
+from myriarch.event.ids import GroupId, NodeId
+from myriarch.schedule.groups import Assignment
 
 PASSES_LIMIT: Final = 8
 """Passes over the rules after one event. Each phase is entered at most once or twice: more would be a defect."""
@@ -55,21 +56,66 @@ def _expire(state: State, now_s: float) -> Iterator[AnyAction]:
 
 def _start_late(state: State, now_s: float) -> Iterator[AnyAction]:
     """Nodes are missing at the start: spares may stand in for them, else the run ends."""
+    absent = _absent(state, f"did not join within {state.recovery.start_timeout_s} s")
     assignment = assign_groups(state)
-    missing = [*assignment.missing, *(one.group for one in assignment.resized)]
+    missing = _lacking(assignment)
     if not missing:
-        absent = ", ".join(_designated(state, present=False))
-        text = f"{absent} did not join within {state.recovery.start_timeout_s} s: spares stand in"
-        yield from form(
-            state, assignment, choice="form", reason=Reason(text=text, numbers={}), incident=None, now_s=now_s
-        )
+        yield from _stand_in(state, assignment, absent, now_s)
         return
-    absent = ", ".join(_designated(state, present=False))
-    text = (
-        f"{absent} did not join within {state.recovery.start_timeout_s} s (`recovery.start_timeout_s`), "
-        f"and {', '.join(missing)} cannot start without"
-    )
+    absent = _absent(state, f"did not join within {state.recovery.start_timeout_s} s (`recovery.start_timeout_s`)")
+    text = f"{absent}, and {', '.join(missing)} cannot start without"
     yield from finish(state, "failed", text, detail=f"{text}; see the logs of those agents", now_s=now_s)
+
+
+def _start_short(state: State, now_s: float) -> Iterator[AnyAction]:
+    """Some nodes are known not to come. Without them: as soon as the others are there, or not at all."""
+    short = _too_few(state)
+    if short:
+        text = f"{_ended(state, state.members.exited)}, and {', '.join(short)} cannot start without"
+        yield from finish(state, "failed", text, detail=f"{text}; see the logs of those agents", now_s=now_s)
+    elif all(NodeId(name) in state.members.exited for name in _designated(state, present=False)):
+        assignment = assign_groups(state)
+        if not _lacking(assignment):  # else a spare is still on its way
+            yield from _stand_in(state, assignment, _absent(state, ""), now_s)
+
+
+def _stand_in(state: State, assignment: Assignment, absent: str, now_s: float) -> Iterator[AnyAction]:
+    """The first incarnation is formed with spares."""
+    reason = Reason(text=f"{absent}: spares stand in", numbers={})
+    yield from form(state, assignment, choice="form", reason=reason, incident=None, now_s=now_s)
+
+
+def _lacking(assignment: Assignment) -> list[GroupId]:
+    """Groups that could not be formed, or not as large as they are to be."""
+    return [*assignment.missing, *(one.group for one in assignment.resized)]
+
+
+def _too_few(state: State) -> list[str]:
+    """Groups of pools that have fewer nodes to come, spares included, than their groups need."""
+    groups, ended = state.resolved.run.groups, state.members.exited
+    needed: dict[str, int] = {}
+    for group in groups:
+        needed[group.pool] = needed.get(group.pool, 0) + group.nodes
+    short = [
+        pool
+        for pool, count in needed.items()
+        if sum(NodeId(name) not in ended for name in state.resolved.fleet.pool(pool).node_names) < count
+    ]
+    return [group.name for group in groups if group.pool in short]
+
+
+def _absent(state: State, late: str) -> str:
+    """The nodes that the groups miss at the start, and why: those that ended by themselves, those that are late."""
+    ended, names = state.members.exited, _designated(state, present=False)
+    rest = [name for name in names if NodeId(name) not in ended]
+    parts = [_ended(state, names), f"{', '.join(rest)} {late}" if rest else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _ended(state: State, names: Collection[str]) -> str:
+    """Those of `names` that ended by themselves, and how."""
+    exited = state.members.exited
+    return ", ".join(f"{node} ended before it had work ({how})" for node, how in exited.items() if node in names)
 
 
 def _blame_late(state: State, now_s: float) -> None:
@@ -89,7 +135,11 @@ def _waiting(state: State, now_s: float) -> Iterator[AnyAction]:
     if state.course.stop_why:
         yield from finish(state, "interrupted", f"{state.course.stop_why}, before the first step", now_s=now_s)
         return
-    if state.course.limit_s is None or _designated(state, present=False):
+    if state.course.limit_s is None:
+        return
+    if _designated(state, present=False):
+        if state.members.exited:
+            yield from _start_short(state, now_s)
         return
     assignment = assign_groups(state)
     nodes = sum(len(layout.nodes) for layout in assignment.layouts)

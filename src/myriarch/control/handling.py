@@ -86,6 +86,18 @@ def _exited(state: State, event: NodeExited, now_s: float) -> Iterator[AnyAction
         yield from lose_node(state, event.node, how, fence=False, now_s=now_s)
     elif state.members.fenced.get(event.node) == event.boot:
         del state.members.fenced[event.node]
+    if state.course.phase == "waiting":
+        yield from _exited_early(state, event)
+
+
+def _exited_early(state: State, event: NodeExited) -> Iterator[AnyAction]:
+    """An agent ended before there was work for it, most likely before it ever joined. Its node is not waited for."""
+    members = state.members
+    ours = any(event.node in pool.node_names for pool in state.resolved.fleet.pools)
+    if not ours or event.node in members.nodes or event.node in members.exited:
+        return
+    members.exited[event.node] = event.detail or "its agent is gone"
+    yield state.story.warn(f"{event.node} ended before it had work: {members.exited[event.node]}")
 
 
 def _silent(state: State, event: NodeSilent, now_s: float) -> Iterator[AnyAction]:

@@ -48,6 +48,8 @@ class Membership(msgspec.Struct, kw_only=True):
     """Members whose connection is closed: exactly those with a `grace_until_s`."""
     version: int = 0
     """Counts changes that may make a group formable."""
+    exited: dict[NodeId, str] = {}
+    """Nodes that the engine saw end before the first formation, and how: nobody waits for them. No member is one."""
 
     def join(self, event: NodeJoined) -> None:
         """A node that is no member becomes one."""
@@ -64,6 +66,7 @@ class Membership(msgspec.Struct, kw_only=True):
         self.version += 1
 
     def rejoin(self, event: NodeJoined) -> None:
+        self.exited.pop(event.node, None)
         """A member's agent connected anew: the same process, with its memory and workers."""
         node = self.nodes[event.node]
         node.address, node.port = event.address, event.port
@@ -133,3 +136,4 @@ class Membership(msgspec.Struct, kw_only=True):
             assert (node.grace_until_s is not None) == (name in self.offline), "offline nodes have a grace, others none"
             assert self.fenced.get(name) != node.boot, "a fenced boot is no member"
         assert self.offline.keys() <= self.nodes.keys()
+        assert not self.exited.keys() & self.nodes.keys(), "who is there has not ended"

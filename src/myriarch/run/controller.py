@@ -229,13 +229,27 @@ def bind(port: int) -> socket.socket:
     return listener
 
 
+def bind_again(port: int) -> socket.socket:
+    """Listen where the controller listened before it died; somewhere else when somebody has taken that port since.
+
+    Whoever talks to the controller reads `controller.json` each time that he connects.
+    """
+    try:
+        return bind(port)
+    except EnvironmentFault as error:
+        log.warning("%s; another port will do", error)
+        return bind(0)
+
+
 async def serve(attempt: Attempt, port: int) -> None:
     """Until the run has ended or the owner is gone."""
     launch, resolved = attempt.places(), attempt.resolved()
     nodes = tuple(place.node for place in launch.nodes)
     if attempt.contact.exists():
-        port = int(read_json(attempt.contact, Contact).url.rsplit(":", 1)[1])
-    with JournalFile(attempt.journal) as journal, bind(port) as listener, Owner.from_environment() as owner:
+        listening = bind_again(int(read_json(attempt.contact, Contact).url.rsplit(":", 1)[1]))
+    else:
+        listening = bind(port)
+    with JournalFile(attempt.journal) as journal, listening as listener, Owner.from_environment() as owner:
         decider = Decider(journal, nodes=nodes, recovery=resolved.run.recovery)
         restarted = bool(journal.records)
         if restarted:

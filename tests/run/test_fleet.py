@@ -24,6 +24,7 @@ from myriarch.event.events import (
     NodeExited,
     NodeJoined,
     NodeSilent,
+    NodeWarmed,
     StepCompleted,
     WorkerExited,
     WorkerForked,
@@ -99,6 +100,7 @@ def test_a_stopped_node_is_fenced_and_comes_back_empty(launch: Any, tmp_path: Pa
     assert again.boot != boots[0]
     assert again.workers == ()
     assert again.shards == ()
+    launched.until(lambda: again.boot in {event.boot for event in launched.events(NodeWarmed)}, "it is warm")
     launched.client().stop("enough")
     assert launched.end().outcome == "interrupted"
     with pytest.raises(UsageError, match="not under way"):

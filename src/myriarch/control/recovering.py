@@ -44,18 +44,23 @@ def assign_groups(state: State) -> Assignment:
     busy = {node for layout in previous.values() for node in layout.nodes if not gone(node)}
     pools = [PoolId(group.pool) for group in state.resolved.run.groups]
 
-    def warm(group: GroupId, place: int, node: NodeId) -> bool:
+    def holds(group: GroupId, place: int, node: NodeId) -> bool:
         layout = previous.get(group)
         if committed is None or layout is None:
             return False
         ranks = range(place * layout.devices_per_node, (place + 1) * layout.devices_per_node)
         return all(node in committed.holders.get((group, Rank(rank)), {}) for rank in ranks)
 
+    def warm(node: NodeId) -> bool:
+        # At the start nobody waits for an import that is not needed, so nodes go by name, whoever is faster by chance.
+        return state.crew.incarnation == 0 or members.nodes[node].warm
+
     return assign(
         state.resolved.run.groups,
         idle=members.idle(busy, pools=pools, fleet=state.resolved.fleet),
         previous=previous,
         lost=gone,
+        holds=holds,
         warm=warm,
         fits=lambda sizes: _fits(state, sizes),
     )

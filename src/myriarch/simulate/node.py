@@ -81,6 +81,7 @@ class SimNode:
                 for key, worker in self.workers.items()
             ),
             shards=self.memory.held(),
+            warm=True,
         )
 
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from myriarch.checkpoint.commit import PENDING_LIMIT_S, Snapshots
 from myriarch.checkpoint.placement import Place, place_copies
 from myriarch.checkpoint.restore import RestorePlan, complete_copy, plan_restore
-from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Fresh, FromMemory
+from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Fresh, FromMemory, Warn
 from myriarch.event.events import HeldShard, Role
 from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank, Step
 from myriarch.event.layout import GroupLayout, ShardKey
@@ -75,6 +75,10 @@ def commit(snapshots: Snapshots, step: int) -> list[AnyAction]:
     return actions
 
 
+def settle(snapshots: Snapshots, step: int) -> list[AnyAction]:
+    return snapshots.settle_for_less(Step(step), since="all stopped after it", at_once=False, now_s=0.0)
+
+
 def test_a_commit_needs_every_shard_and_every_copy() -> None:
     snapshots = begun()
     assert [seal(snapshots, key, 4) for key in (A, B, C, D)] == [[], [], [], []]
@@ -132,17 +136,57 @@ def test_a_skip_drops_but_a_copy_for_a_lost_node_does_not() -> None:
     snapshots = begun()
     seal(snapshots, A, 4)
     snapshots.lose(NodeId("fast-1"), now_s=0.0)
-    assert snapshots.skip(A, incarnation=Incarnation(1), step=Step(4), why="refused", now_s=0.0) == []
-    (drop,) = snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", now_s=0.0)
+    assert snapshots.skip(A, incarnation=Incarnation(1), step=Step(4), why="refused", last=False, now_s=0.0) == []
+    (drop,) = snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", last=False, now_s=0.0)
     assert isinstance(drop, DropSnapshot)
-    assert snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", now_s=0.0) == []
+    assert snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", last=False, now_s=0.0) == []
+
+
+def test_the_last_snapshot_does_with_fewer_copies_and_no_other_does() -> None:
+    snapshots = begun()
+    for key in COPIES:
+        seal(snapshots, key, 4)
+    for key in (A, B, C):
+        copy(snapshots, key, 4)
+    assert settle(snapshots, 4) == [], "a copy is still on its way"
+    assert snapshots.skip(D, incarnation=Incarnation(1), step=Step(4), why="no room", last=True, now_s=0.0) == []
+    snapshots.check()
+    warn, action = settle(snapshots, 4)
+    assert isinstance(warn, Warn)
+    assert "1 of 4 shards lack some (slow/1: no room)" in warn.reason.text
+    assert isinstance(action, CommitSnapshot)
+    assert snapshots.committed is not None
+    assert snapshots.committed.redundancy == 0
+    (told,) = snapshots.copy(NodeId("slow-0"), shard(D, 4, role="copy"), now_s=0.0)
+    assert isinstance(told, CommitSnapshot)
+    assert told.nodes == ("slow-0",), "a copy that is made after all is committed as well"
+    assert snapshots.copy(NodeId("slow-0"), shard(D, 4, role="copy"), now_s=0.0) == []
+
+
+def test_the_last_snapshot_needs_every_shard() -> None:
+    snapshots = begun()
+    for key in (A, B, C):
+        seal(snapshots, key, 4)
+    assert snapshots.settle_for_less(Step(4), since="the run ends", at_once=True, now_s=0.0) == []
+    (drop,) = snapshots.skip(D, incarnation=Incarnation(1), step=Step(4), why="no slot", last=True, now_s=0.0)
+    assert isinstance(drop, DropSnapshot), "its own part is missing: nothing can be made of it"
+
+
+def test_what_lacks_a_copy_is_dropped_once_the_workers_went_on() -> None:
+    snapshots = begun()
+    seal(snapshots, A, 4)
+    assert snapshots.skip(A, incarnation=Incarnation(1), step=Step(4), why="no room", last=True, now_s=0.0) == []
+    assert snapshots.passed(Step(4)) == []
+    (drop,) = snapshots.passed(Step(5))
+    assert isinstance(drop, DropSnapshot)
+    assert drop.nodes == ("fast-0",)
 
 
 def test_a_stale_pending_snapshot_is_given_up_with_the_next_skip() -> None:
     snapshots = begun()
     seal(snapshots, A, 4, now_s=0.0)
     late_s = PENDING_LIMIT_S + 1
-    actions = snapshots.skip(A, incarnation=Incarnation(1), step=Step(8), why="no slot", now_s=late_s)
+    actions = snapshots.skip(A, incarnation=Incarnation(1), step=Step(8), why="no slot", last=False, now_s=late_s)
     assert [getattr(action, "step", None) for action in actions] == [8, 4]
 
 
@@ -278,11 +322,27 @@ class SnapshotMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def skip(self, data: Any) -> None:
         _, key, _, step = data.draw(st.sampled_from(self.waiting))
+        last = data.draw(st.booleans())
         self.seen(
             self.snapshots.skip(
-                key, incarnation=Incarnation(self.incarnation), step=Step(step), why="no slot", now_s=0.0
+                key, incarnation=Incarnation(self.incarnation), step=Step(step), why="no slot", last=last, now_s=0.0
             )
         )
+
+    @rule(at_once=st.booleans())
+    def stop_here(self, at_once: bool) -> None:
+        """All stopped after the newest step: its snapshot may do with fewer copies."""
+        before = self.snapshots.pending.get(Step(self.step))
+        actions = self.snapshots.settle_for_less(Step(self.step), since="all stopped", at_once=at_once, now_s=0.0)
+        self.seen(actions)
+        if actions:
+            assert before is not None
+            assert before.unsealed == 0
+            assert self.snapshots.committed is before
+
+    @rule()
+    def go_on(self) -> None:
+        self.seen(self.snapshots.passed(Step(self.step)))
 
     @precondition(lambda self: len(self.alive) > 1)
     @rule(data=st.data())

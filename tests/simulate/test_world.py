@@ -186,3 +186,20 @@ def test_a_replay_notices_what_was_changed(make: Make, timing: Timing) -> None:
         replay((*records[:position], *records[position + 1 :]))
     with pytest.raises(IntegrityError, match="the replay says nothing"):
         replay((*records[: position + 1], *records[position:]))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_step_is_lost_at_the_end_where_copies_cannot_be_made(
+    stopped: bool, make: Make, timing: Timing, verified: Verify
+) -> None:
+    """Found by QA: a full shared memory refused a copy of the last snapshot, and 43 steps were lost."""
+    faults = [Fault(action="no_room", target=f"fast-{index}", at_s=0.1) for index in range(3)]
+    faults += [Fault(action="request_stop", at_step=23)] if stopped else []
+    resolved = make()
+    simulation = simulate(resolved, faults=faults, timing=timing, check=True)
+    verified(resolved, simulation)
+    assert simulation.end is not None
+    assert simulation.end.outcome == ("interrupted" if stopped else "completed")
+    done = max(event.step for event in events(simulation, StepCompleted))
+    assert simulation.end.step == done
+    assert simulation.end.checkpoint.endswith(f"step-{done:08d}")

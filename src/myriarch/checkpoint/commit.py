@@ -6,6 +6,10 @@ every planned copy is made, and all groups hold the same state, which the sums o
 then it is *pending*. It is *dropped* when that can no longer come about: a worker skipped its part, digests differ, a
 newer one was committed first, or its incarnation ended.
 
+One snapshot is not dropped because a copy of it cannot be made: the one after which all workers stop. There is no next
+one to wait for, and every shard lies whole in its owner's memory. It waits until all have stopped, and is then
+committed with the copies that it has, loudly (`settle_for_less`).
+
 Only pending snapshots of the present incarnation exist; the committed one may be of an older incarnation.
 """
 
@@ -16,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Reason
+from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Reason, Warn
 from myriarch.event.events import HeldShard
 from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step
 from myriarch.event.layout import GroupLayout, ShardKey, node_order
@@ -52,6 +56,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Set on commit: every shard was held by one more node than this."""
     losses: int = 0
     """Since the commit: nodes that held something of it and were lost, and shards found bad."""
+    refused: dict[ShardKey, str] = {}
+    """Sealed shards of which not every planned copy will be made, and why."""
     suspects: dict[tuple[NodeId, GroupId, Rank], None] = {}
     """Holders that failed to hand out a shard once."""
 
@@ -130,8 +136,11 @@ class Snapshots(msgspec.Struct, kw_only=True):
         key = (shard.group, shard.rank)
         if self._is_committed(shard):
             assert self.committed is not None
-            self.committed.holders.setdefault(key, {}).setdefault(node, shard)
-            return []
+            held = self.committed.holders.setdefault(key, {})
+            if node in held:
+                return []
+            held[node] = shard
+            return [self._commit_action(self.committed, (node,), f"{node}'s copy was made after it was committed")]
         refusal = self._refuse(node, shard)
         if refusal is not None:
             return [] if refusal == "" else [self._free(node, shard, refusal)]
@@ -151,18 +160,54 @@ class Snapshots(msgspec.Struct, kw_only=True):
             assert self.committed is not None
             self.committed.holders.setdefault((shard.group, shard.rank), {}).setdefault(node, shard)
 
-    def skip(self, key: ShardKey, *, incarnation: Incarnation, step: Step, why: str, now_s: float) -> list[AnyAction]:
-        """A worker's part of a snapshot, or a copy of it, could not be made."""
+    def skip(
+        self, key: ShardKey, *, incarnation: Incarnation, step: Step, why: str, last: bool, now_s: float
+    ) -> list[AnyAction]:  # fmt: skip
+        """A worker's part of a snapshot, or a copy of it, could not be made.
+
+        With `last` the workers may stop after this step: what only lacks a copy is kept until that is known.
+        """
         if incarnation != self.incarnation or step in self.dropped or not self._newer(step):
             return []
         snapshot = self._pending(step, now_s)
         held = snapshot.holders.get(key, {})
         if self.owners.get(key) in held and all(node in held for node in self.copies.get(key, ())):
             return []  # a copy to a node that was lost meanwhile: it is no longer planned
+        if last and self.owners.get(key) in held:
+            snapshot.refused = {**snapshot.refused, key: why}
+            return []
         actions = [self._drop(step, f"{key[0]}/{key[1]} could not take part: {why}")]
         late = [other for other in self.pending.values() if now_s - other.began_s > PENDING_LIMIT_S]
         actions += [self._drop(one.step, f"it was not safe {now_s - one.began_s:.0f} s after it began") for one in late]
         return actions
+
+    def passed(self, step: Step) -> list[AnyAction]:
+        """Workers went on past a snapshot of which copies cannot be made: it is not the one that they stop after."""
+        over = [one for one in self.pending.values() if one.refused and one.step < step]
+        return [self._drop(one.step, _refusals(one)) for one in over]
+
+    def settle_for_less(self, step: Step, *, since: str, at_once: bool, now_s: float) -> list[AnyAction]:
+        """No other snapshot is to come, `since` says why. If it only lacks copies that cannot be made, it is committed.
+
+        With `at_once` copies that are still on their way are not waited for either.
+        """
+        snapshot = self.pending.get(step)
+        if snapshot is None or snapshot.unsealed or not snapshot.complete:
+            return []
+        lacking = [
+            key
+            for key, nodes in self.copies.items()
+            if any(node not in snapshot.holders.get(key, {}) for node in nodes)
+        ]
+        if not at_once and any(key not in snapshot.refused for key in lacking):
+            return []
+        why = _refusals(snapshot) if snapshot.refused else "they are still on their way"
+        text = (
+            f"the snapshot of step {step} is kept with fewer copies than planned, since {since}: "
+            f"{len(lacking)} of {len(self.owners)} shards lack some ({why})"
+        )
+        numbers = {"step": step, "shards": len(self.owners), "lacking": len(lacking)}
+        return [Warn(reason=Reason(text=text, numbers={**numbers})), *self._commit(snapshot, now_s)]
 
     def lose(self, node: NodeId, *, now_s: float) -> list[AnyAction]:
         """A node is gone with its memory. Copies that were planned on it are no longer waited for."""
@@ -303,7 +348,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
         self.committed = snapshot
         snapshot.redundancy = min(map(len, snapshot.holders.values())) - 1
         took_s = round(now_s - snapshot.began_s, 6)
-        text = "every shard of every group is sealed and every copy is made"
+        text = "every shard of every group is sealed and "
+        text += f"{snapshot.uncopied} copies are not made" if snapshot.uncopied else "every copy is made"
         if self.short:
             text += f", but {self.short} copies were lost with their node"
         actions: list[AnyAction] = [
@@ -369,3 +415,10 @@ class Snapshots(msgspec.Struct, kw_only=True):
             assert all(self._newer(step) for step in self.pending), "a commit supersedes what is older"
             if self.committed.losses <= self.committed.redundancy:
                 assert self.committed.complete, "up to `redundancy` losses leave the committed step whole"
+
+
+def _refusals(snapshot: Snapshot) -> str:
+    """Why copies of it cannot be made: the first reason stands for all."""
+    (group, rank), why = next(iter(snapshot.refused.items()))
+    more = f", and {len(snapshot.refused) - 1} more" if len(snapshot.refused) > 1 else ""
+    return f"{group}/{rank}: {why}{more}"

@@ -10,7 +10,7 @@ from myriarch.control.drift import GAIN_LEAST, REST_STEPS, step_s
 from myriarch.control.finishing import finish, try_to_end
 from myriarch.control.losses import lose_node, lose_worker
 from myriarch.control.recovering import Choice, assign_groups, form, layouts_of, resolve
-from myriarch.control.saving import told
+from myriarch.control.saving import saved, told
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, HoldWorkers, Reason, StartSteps
 from myriarch.event.ids import GroupId, NodeId
@@ -18,6 +18,9 @@ from myriarch.schedule.groups import Assignment
 
 PASSES_LIMIT: Final = 8
 """Passes over the rules after one event. Each phase is entered at most once or twice: more would be a defect."""
+
+ALL_STOPPED: Final = "all stopped after it"
+"""Why a snapshot may do with fewer copies."""
 
 
 def advance(state: State, *, now_s: float) -> Iterator[AnyAction]:
@@ -51,7 +54,7 @@ def _expire(state: State, now_s: float) -> Iterator[AnyAction]:
     if state.course.phase == "waiting":
         yield from _start_late(state, now_s)
     else:
-        _blame_late(state, now_s)
+        yield from _blame_late(state, now_s)
 
 
 def _start_late(state: State, now_s: float) -> Iterator[AnyAction]:
@@ -118,13 +121,21 @@ def _ended(state: State, names: Collection[str]) -> str:
     return ", ".join(f"{node} ended before it had work ({how})" for node, how in exited.items() if node in names)
 
 
-def _blame_late(state: State, now_s: float) -> None:
+def _blame_late(state: State, now_s: float) -> Iterator[AnyAction]:
     """Workers that did not get where all others are count as lost."""
     waits_for = "ready" if state.course.phase == "forming" else "held"
     late = [key for key, worker in state.crew.workers.items() if worker.state not in (waits_for, "gone")]
     for key in late:
         lose_worker(state, key, f"not {waits_for} within the time limit", dead=False, now_s=now_s)
-    if not late:
+    if late:
+        return
+    kept = [
+        action
+        for step in state.crew.held_at
+        for action in state.snapshots.settle_for_less(step, since=ALL_STOPPED, at_once=True, now_s=now_s)
+    ]
+    yield from saved(state, kept, now_s=now_s)
+    if not kept:
         state.fail("the snapshot that all stopped for was not safe within the time limit", now_s=now_s)
 
 
@@ -329,6 +340,8 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     if step in state.snapshots.dropped:
         state.fail(f"the snapshot of step {step} that all stopped for was dropped", now_s=now_s)
         return
+    kept = state.snapshots.settle_for_less(step, since=ALL_STOPPED, at_once=False, now_s=now_s)
+    yield from saved(state, kept, now_s=now_s)
     committed = state.snapshots.committed
     if committed is None or committed.step < step:
         return

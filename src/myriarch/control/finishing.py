@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from myriarch.checkpoint.restore import complete_copy
-from myriarch.control.saving import told
+from myriarch.control.saving import saved, told
 from myriarch.control.state import Ending, Outcome, State
 from myriarch.event.actions import AnyAction, EndRun, Reason
 from myriarch.event.ids import Step
 
 
 def finish(state: State, outcome: Outcome, text: str, *, detail: str = "", now_s: float) -> Iterator[AnyAction]:
-    """Begin to end. Whatever the outcome, what is committed in memory is made durable first: nothing is lost."""
+    """Begin to end. Whatever the outcome, the newest whole snapshot in memory is made durable: nothing is lost."""
+    yield from saved(state, _without_copies(state, now_s), now_s=now_s)
     committed = state.snapshots.committed
     step = state.durable_step
     state.course.phase, state.course.limit_s = "finishing", None
@@ -22,6 +23,15 @@ def finish(state: State, outcome: Outcome, text: str, *, detail: str = "", now_s
     if outcome in ("completed", "degraded"):
         step = Step(max(step, state.resolved.run.steps))
     state.course.ending = Ending(outcome=outcome, step=step, text=text, detail=detail)
+
+
+def _without_copies(state: State, now_s: float) -> list[AnyAction]:
+    """Commit the newest snapshot of which every shard is sealed: to be written to disk it needs no copies."""
+    for step in sorted(state.snapshots.pending, reverse=True):
+        actions = state.snapshots.settle_for_less(step, since="the run ends", at_once=True, now_s=now_s)
+        if actions:
+            return actions
+    return []
 
 
 def try_to_end(state: State) -> Iterator[AnyAction]:

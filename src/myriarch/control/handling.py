@@ -172,7 +172,7 @@ def _step_completed(state: State, event: StepCompleted, now_s: float) -> Iterato
     if event.incarnation == state.crew.incarnation and event.group in state.crew.layouts:
         state.progress.completed(event)
         state.drift.completed(event)
-    yield from ()
+        yield from saved(state, state.snapshots.passed(event.step), now_s=now_s)
 
 
 def _held(state: State, event: WorkerHeld, now_s: float) -> Iterator[AnyAction]:

@@ -20,7 +20,7 @@ from myriarch.event.events import (
 
 def saved(state: State, actions: Iterable[AnyAction], *, now_s: float) -> Iterator[AnyAction]:
     """Pass on what `Snapshots` says; a commit may be due on disk as well."""
-    for action in actions:
+    for action in told(state, actions):
         yield action
         if isinstance(action, DropSnapshot) and action.incarnation == state.crew.incarnation:
             state.story.warn(action.reason.text)
@@ -44,11 +44,17 @@ def on_replicated(state: State, event: ShardReplicated, now_s: float) -> Iterato
 
 
 def on_skipped(state: State, event: SnapshotSkipped, now_s: float) -> Iterator[AnyAction]:
-    """A part could not be taken."""
+    """A part could not be taken, or not be copied."""
     key = (event.group, event.rank)
+    stopping = state.course.phase == "holding" or event.step >= state.resolved.run.steps
     actions = state.snapshots.skip(
-        key, incarnation=event.incarnation, step=event.step, why=event.why, now_s=now_s
-    )  # fmt: skip
+        key,
+        incarnation=event.incarnation,
+        step=event.step,
+        why=event.why,
+        last=stopping and event.step >= state.progress.current,
+        now_s=now_s,
+    )
     yield from saved(state, actions, now_s=now_s)
 
 

@@ -76,7 +76,7 @@ class Zygote:
                 env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
             )
         self._channel: Channel[FromZygote] = Channel(ours, decode_type=FromZygote)
-        self._forked: queue.Queue[int] = queue.Queue()
+        self._forked: queue.Queue[Forked] = queue.Queue()
         self._ends: dict[int, Reaped] = {}
         self._ended = threading.Condition()
         self.ready = threading.Event()
@@ -86,7 +86,7 @@ class Zygote:
     def _listen(self) -> None:
         while (message := self._channel.receive()) is not None:
             if isinstance(message, Forked):
-                self._forked.put(message.pid)
+                self._forked.put(message)
             elif isinstance(message, Reaped):
                 with self._ended:
                     self._ends[message.pid] = message
@@ -96,6 +96,11 @@ class Zygote:
                 self.ready.set()
 
     def fork(self, order: ForkWorker | ForkDrain) -> int:
+        answer = self.try_to_fork(order)
+        assert not answer.error, answer.error
+        return answer.pid
+
+    def try_to_fork(self, order: ForkWorker | ForkDrain) -> Forked:
         assert self.ready.wait(LIMIT_S)
         self._channel.send(order)
         return self._forked.get(timeout=LIMIT_S)

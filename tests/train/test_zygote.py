@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 
 from myriarch.event.ids import GroupId, Incarnation, Rank, Step
+from myriarch.train.zygote import Zygote
 from myriarch.wire.frames import Channel
 from myriarch.wire.worker import FromWorker, StepDone
-from myriarch.wire.zygote import DrainJob, ForkDrain, ForkWorker
+from myriarch.wire.zygote import DrainJob, ForkDrain, Forked, ForkWorker, FromZygote, ToZygote
 
 pytestmark = pytest.mark.processes
 
@@ -117,6 +120,42 @@ def ends_within(pid: int, limit_s: float) -> bool:
     ended = bool(poller.poll(limit_s * 1000))
     os.close(watch)
     return ended
+
+
+def test_a_fork_that_fails_is_an_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    ours, theirs = socket.socketpair()
+    with (
+        Channel[FromZygote](ours, decode_type=FromZygote) as agent,
+        Channel[ToZygote](theirs, decode_type=ToZygote) as channel,
+    ):
+        agent.send(order(tmp_path))
+        agent.send(order(tmp_path))
+        ours.shutdown(socket.SHUT_WR)
+        Zygote(channel).serve()
+        for _ in range(2):
+            answer = agent.receive(timeout_s=10)
+            assert isinstance(answer, Forked)
+            assert answer.pid == 0
+            assert "Resource temporarily unavailable" in answer.error
+
+
+def test_without_room_for_another_child_the_others_live_on(own_zygote: Any, waiting_child: int, tmp_path: Path) -> None:
+    pid = own_zygote.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+    next_one = min(number for number in range(len(used) + 1) if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next_one, before[1]))
+    refused = own_zygote.try_to_fork(order(tmp_path))
+    assert refused.pid == 0
+    assert "Too many open files" in refused.error
+    assert children_of(pid) == [waiting_child]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert own_zygote.fork(order(tmp_path, cgroup_procs="/nowhere/cgroup.procs"))
+    assert not ends_within(waiting_child, 0)
 
 
 def test_nothing_outlives_the_zygote(own_zygote: Any, waiting_child: int) -> None:

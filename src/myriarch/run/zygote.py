@@ -64,7 +64,10 @@ class Zygote:
         return self._ready.is_set()
 
     async def fork(self, request: ForkWorker | ForkDrain) -> int:
-        """The new process's id. Waits until the zygote is ready. Raises WireError if it dies over it."""
+        """The new process's id. Waits until the zygote is ready.
+
+        Raises EnvironmentFault if there is no room for another process, WireError if the zygote dies over it.
+        """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         async with self._send_order:
             await self._ready.wait()
@@ -124,7 +127,10 @@ class Zygote:
                 self._on_ready()
             case Forked():
                 if self._forks and not (answer := self._forks.popleft()).done():
-                    answer.set_result(message.pid)
+                    if message.error:
+                        answer.set_exception(_cannot_fork(message.error))
+                    else:
+                        answer.set_result(message.pid)
             case Reaped():
                 end = self.end_of(message.pid)
                 if not end.done():
@@ -139,3 +145,7 @@ class Zygote:
         for pid, end in self._ends.items():
             if not end.done():
                 end.set_result(Reaped(pid=pid, signal=signal.SIGKILL, code=0))
+
+
+def _cannot_fork(why: str) -> EnvironmentFault:
+    return EnvironmentFault(why, hint="look at the limits on processes, memory and open files (ulimit -a, pids.max)")

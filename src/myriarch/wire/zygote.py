@@ -67,6 +67,8 @@ class Forked(Message, frozen=True, kw_only=True):
     """The answer to each fork, in order."""
 
     pid: int
+    """0: there is no process, for the reason that `error` says."""
+    error: str = ""
 
 
 class Reaped(Message, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from myriarch.errors import WireError
 from myriarch.event.actions import Fresh, WorkerPlan
 from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step
 from myriarch.spec.run import Mesh
@@ -90,6 +91,14 @@ def test_the_end_of_the_agent_ends_every_wait(ends: Ends) -> None:
     with pytest.raises(AgentGone):
         for _ in range(3):
             link.send(Held(step=Step(1), finished=True))
+
+
+def test_an_agent_that_talks_nonsense_is_still_there(ends: Ends) -> None:
+    """Its worker ends with words, and not as if it had nobody to work for."""
+    link, agent = ends
+    agent.frames.send(b"\xc1")
+    with pytest.raises(WireError, match="not of this protocol"):
+        link.next_word()
 
 
 def test_without_an_agent_there_is_one_go_and_no_memory() -> None:

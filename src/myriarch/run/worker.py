@@ -1,7 +1,7 @@
 """One worker of a node: forked, attached, spoken to, mourned.
 
 A worker's life is one task. It is told things through a queue that nobody waits on, and it is over when its socket is
-closed or its process is gone, whichever is seen first; then its last words are waited for, briefly.
+closed or its process is gone, whichever is seen first; then its exit status and its last words are waited for, briefly.
 
 Its messages name no incarnation. They belong to that of the plan that it last answered with `Ready`: what it says
 between a `Rejoin` and the answer is still said in the old one.
@@ -15,7 +15,8 @@ import logging
 import os
 import signal
 from collections import deque
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Final, Literal
 
 from myriarch.errors import MyriarchError, WireError
 from myriarch.event.actions import WorkerPlan
@@ -58,7 +59,12 @@ from myriarch.wire.zygote import DrainResult, ForkWorker, Reaped
 log = logging.getLogger("myriarch.agent")
 
 LAST_WORDS_S: Final = 0.05
-"""Between the first sign of a worker's end and the verdict: for its last message, and for the zygote to reap it."""
+"""From the end of a process that was killed, or never attached, to the verdict: it is not expected to have said why."""
+STATUS_LIMIT_S: Final = 2.0
+"""For the exit status of a worker whose connection is closed, and for the last words of one that exited. Usually a
+millisecond; a worker that is held to a CPU quota may need several of the quota's periods to be gone."""
+LOG_TAIL_BYTES: Final = 4096
+"""Of the log of a worker that ended without a word."""
 END_LIMIT_S: Final = 5.0
 """For a killed process to be gone; the kernel may be writing its pages."""
 TOLD_LIMIT: Final = 256
@@ -92,6 +98,10 @@ class Worker:
         self._unanswered: deque[WorkerPlan] = deque()
         """Plans that it was told of and has not yet answered with `Ready`, oldest first."""
         self._finished = False
+        self._killed_for = ""
+        """Why its agent killed it, if that was not ordered."""
+        self._log_start = 0
+        """Where its own part of its log begins: the log is that of its seat."""
         self._reported_exit = False
         self._rejoining: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -115,8 +125,7 @@ class Worker:
         try:
             self._told.put_nowait(message)
         except asyncio.QueueFull:
-            log.error("worker %s/%d takes no messages; killing it", *self.key)
-            self.kill()
+            self.kill("it takes no messages")
 
     def rejoin(self, plan: WorkerPlan) -> None:
         """Same process, new incarnation."""
@@ -132,7 +141,11 @@ class Worker:
         if self.pid == 0 and self._task is not None:
             self._task.cancel()
 
-    def kill(self) -> None:
+    def kill(self, why: str = "") -> None:
+        """End its process; `why` is for its `WorkerExited`."""
+        if why:
+            log.error("worker %s/%d: %s; killing it", *self.key, why)
+            self._killed_for = self._killed_for or why
         if self.pid and not self.ended.is_set():
             procfs.kill(self.pid)
 
@@ -176,10 +189,11 @@ class Worker:
     async def _fork(self) -> None:
         node, plan = self._node, self.plan
         node.beacons.clear(plan.device_index)
+        self._log_start = self._log_path.stat().st_size if self._log_path.exists() else 0
         request = ForkWorker(
             socket_path=node.socket_path, token=node.token, group=plan.group, rank=plan.rank,
             incarnation=plan.incarnation, device_index=plan.device_index,
-            log_path=str(node.attempt.logs / f"{node.id}-{plan.group}-{plan.rank}.log"),
+            log_path=str(self._log_path),
             cgroup_procs=node.limiter.procs_path(plan.device_index),
         )  # fmt: skip
         forking = asyncio.ensure_future(node.zygote.fork(request))
@@ -201,7 +215,7 @@ class Worker:
         talking = asyncio.create_task(self._talk(fetching))
         try:
             await asyncio.wait({gone, talking}, return_when=asyncio.FIRST_COMPLETED)
-            await self._judge(gone, talking)
+            await self._judge(talking)
         finally:
             talking.cancel()
             gone.cancel()
@@ -222,8 +236,7 @@ class Worker:
             while (message := await channel.receive()) is not None:
                 await self._take(message)
         except WireError as error:
-            log.error("worker %s/%d: %s; killing it", *self.key, error)
-            self.kill()
+            self.kill(str(error))
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
@@ -297,6 +310,7 @@ class Worker:
         if not self._unanswered:
             raise WireError("Ready from a worker that was asked nothing")
         self.spoken_for = plan = self._unanswered.popleft()
+        self._finished = False
         # A snapshot that it sealed before it read the Rejoin would occupy a slot for ever.
         self._node.in_lane(self._node.memory.discard_stale, plan.incarnation)
         self._node.link.report(
@@ -352,23 +366,53 @@ class Worker:
 
     # --- its end ---
 
-    async def _judge(self, gone: asyncio.Future[None], talking: asyncio.Task[None]) -> None:
-        """Something ended: wait briefly for all that can be known, and say it."""
+    async def _judge(self, talking: asyncio.Task[None]) -> None:
+        """Something ended: wait for all that can be known, each for a limited time, and say it."""
+        if talking.done() and (error := talking.exception()) is not None:
+            log.error("worker %s/%d cannot be served", *self.key, exc_info=error)
+            self.kill(f"it cannot be served: {type(error).__name__}: {error}")
         end = self._node.zygote.end_of(self.pid)
-        signs: set[asyncio.Future[Any]] = {end, talking}
-        await asyncio.wait(signs, timeout=LAST_WORDS_S, return_when=asyncio.ALL_COMPLETED)
-        if end.done():
-            how: Reaped = end.result()
-            if how.signal:
-                self._report_exit("signal", how.signal, f"killed by {signal.Signals(how.signal).name}")
-            elif self._finished and how.code == 0:
-                self._report_exit("finished", 0, "")
-            else:
-                self._report_exit("exit", how.code, f"ended with exit code {how.code} without a word")
-        elif gone.done():
-            self._report_exit("exit", 0, "the process is gone; its zygote does not say how")
+        await asyncio.wait({end}, timeout=STATUS_LIMIT_S)
+        if not end.done():
+            lives = procfs.is_alive(self.pid)
+            what = "it closed its connection and lives on" if lives else "it is gone; its zygote does not say how"
+            self._report_exit("exit", 0, f"{what}, {STATUS_LIMIT_S:g} s later")
+            return
+        how = end.result()
+        said_why = self.attached and not how.signal
+        await asyncio.wait({talking}, timeout=STATUS_LIMIT_S if said_why else LAST_WORDS_S)
+        self._report_end(how)
+
+    def _report_end(self, how: Reaped) -> None:
+        """What its exit status says; if it said more itself, that is reported already."""
+        if how.signal == signal.SIGKILL:  # nothing in its log can be about that
+            by_agent = f"killed by its agent: {self._killed_for}"
+            self._report_exit("signal", how.signal, by_agent if self._killed_for else "killed by SIGKILL")
+        elif how.signal:
+            self._report_exit("signal", how.signal, f"killed by {_signal_name(how.signal)}{self._log_tail()}")
+        elif how.code:
+            self._report_exit("exit", how.code, f"ended with exit code {how.code} without a word{self._log_tail()}")
+        elif self._finished:
+            self._report_exit("finished", 0, "")
         else:
-            self._report_exit("exit", 0, "it closed its connection")
+            what = "ended by itself with exit code 0 before the run was over"
+            self._report_exit("exit", 0, f"{what}{self._log_tail()}")
+
+    @property
+    def _log_path(self) -> Path:
+        node = self._node
+        return node.attempt.logs / f"{node.id}-{self.plan.group}-{self.plan.rank}.log"
+
+    def _log_tail(self) -> str:
+        """The end of what it wrote to its log, as the rest of a sentence; empty if it wrote nothing."""
+        try:
+            with self._log_path.open("rb") as file:
+                size_bytes = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, size_bytes - LOG_TAIL_BYTES))
+                tail = file.read(LOG_TAIL_BYTES).decode(errors="replace").strip()
+        except OSError:  # it never came to write any
+            return ""
+        return f"; its log ends:\n{tail}" if tail else ""
 
     def _report_exit(self, cause: Cause, code: int, detail: str) -> None:
         """Once; and not at all when the end was ordered."""
@@ -396,6 +440,14 @@ class Worker:
             self._node.frozen.discard(self.pid)
         if self._attached.done() and not self._attached.cancelled():
             await self._attached.result().close()
+
+
+def _signal_name(number: int) -> str:
+    """Real-time signals have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _watch_exit(pid: int) -> asyncio.Future[None]:

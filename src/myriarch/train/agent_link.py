@@ -35,7 +35,7 @@ class Link(Protocol):
         ...
 
     def next_word(self) -> Go | Rejoin:
-        """The next `Go` or `Rejoin`, waiting for it. Raises AgentGone."""
+        """The next `Go` or `Rejoin`, waiting for it. Raises AgentGone; WireError if the agent is there and mute."""
         ...
 
     def take_hold(self) -> bool:
@@ -101,10 +101,8 @@ class AgentLink:
             self._sort(self._receive(limit_s))
 
     def _receive(self, limit_s: float) -> FromAgent:
-        try:
-            message = self._channel.receive(timeout_s=limit_s)
-        except WireError as error:
-            raise AgentGone(str(error)) from error
+        # WireError passes: an agent that is silent or talks nonsense is still there, and is told why this worker ends.
+        message = self._channel.receive(timeout_s=limit_s)
         if message is None:
             raise AgentGone("the agent closed the worker's socket")
         return message

@@ -15,6 +15,7 @@ Only pending snapshots of the present incarnation exist; the committed one may b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -31,7 +32,16 @@ PENDING_LIMIT_S: Final = 60.0
 DROPPED_LIMIT: Final = 64
 """Dropped steps of an incarnation that are remembered, to free the slots of those who seal them late."""
 
+CAUSES_LIMIT: Final = 32
+"""Causes of drops that are counted, each for itself; beyond that the oldest is forgotten."""
+
+TOLD_EVERY: Final = 10
+"""Of drops for the same cause people are told of the first and of every so many: it is a state by then, no event."""
+
 _DIGEST_MODULUS: Final = 1 << 64
+
+_DIGITS: Final = re.compile("[0-9]+")
+"""What differs between two reports of one cause: names of nodes, sizes, ports."""
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -87,6 +97,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
     committed: Snapshot | None = None
     dropped: dict[Step, str] = {}
     """Steps of the present incarnation that were dropped, and why. At most `DROPPED_LIMIT`."""
+    causes: dict[str, int] = {}
+    """How often snapshots were dropped, by cause, over all incarnations. At most `CAUSES_LIMIT`."""
     short: int = 0
     """Copies of the present incarnation's plan that were lost with their node."""
 
@@ -98,9 +110,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
         copies: Mapping[ShardKey, tuple[NodeId, ...]],
     ) -> list[AnyAction]:
         """A new incarnation: pending snapshots of the old one are dropped, for their workers are gone or roll back."""
-        actions = [
-            self._drop(step, f"incarnation {self.incarnation} ended before it was safe") for step in list(self.pending)
-        ]
+        why = f"incarnation {self.incarnation} ended before it was safe"
+        actions: list[AnyAction] = [self._drop_quietly(step, why) for step in list(self.pending)]
         self.incarnation = incarnation
         self.layouts = layouts
         self.owners = {key: node for layout in layouts for key, node in layout.seats()}
@@ -176,15 +187,19 @@ class Snapshots(msgspec.Struct, kw_only=True):
         if last and self.owners.get(key) in held:
             snapshot.refused = {**snapshot.refused, key: why}
             return []
-        actions = [self._drop(step, f"{key[0]}/{key[1]} could not take part: {why}")]
-        late = [other for other in self.pending.values() if now_s - other.began_s > PENDING_LIMIT_S]
-        actions += [self._drop(one.step, f"it was not safe {now_s - one.began_s:.0f} s after it began") for one in late]
+        actions = self._drop(step, f"{key[0]}/{key[1]} could not take part: {why}", cause=why)
+        for one in [one for one in self.pending.values() if now_s - one.began_s > PENDING_LIMIT_S]:
+            actions += self._drop(one.step, f"it was not safe {now_s - one.began_s:.0f} s after it began", cause="late")
         return actions
 
     def passed(self, step: Step) -> list[AnyAction]:
         """Workers went on past a snapshot of which copies cannot be made: it is not the one that they stop after."""
         over = [one for one in self.pending.values() if one.refused and one.step < step]
-        return [self._drop(one.step, _refusals(one)) for one in over]
+        return [
+            action
+            for one in over
+            for action in self._drop(one.step, _refusals(one), cause=next(iter(one.refused.values())))
+        ]
 
     def settle_for_less(self, step: Step, *, since: str, at_once: bool, now_s: float) -> list[AnyAction]:
         """No other snapshot is to come, `since` says why. If it only lacks copies that cannot be made, it is committed.
@@ -338,7 +353,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
         }
         if len(set(whole.values())) > 1:
             seen = ", ".join(f"{group}: {digest:016x}" for group, digest in whole.items())
-            return [self._drop(snapshot.step, f"the groups' states differ ({seen}): one of them is silently corrupt")]
+            why = f"the groups' states differ ({seen}): one of them is silently corrupt"
+            return self._drop(snapshot.step, why, cause="differ")
         if snapshot.unsealed or snapshot.uncopied or not snapshot.complete:
             return []
         return self._commit(snapshot, now_s)
@@ -355,8 +371,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
         actions: list[AnyAction] = [
             self._commit_action(snapshot, snapshot.nodes(), text, copies=snapshot.redundancy, took_s=took_s)
         ]
-        older = [step for step in self.pending if step < snapshot.step]
-        actions += [self._drop(step, f"step {snapshot.step} was committed before it") for step in older]
+        for step in [step for step in self.pending if step < snapshot.step]:
+            actions += self._drop(step, f"step {snapshot.step} was committed before it", cause="older")
         return actions
 
     def _commit_action(
@@ -369,7 +385,30 @@ class Snapshots(msgspec.Struct, kw_only=True):
             reason=Reason(text=text, numbers={"shards": len(snapshot.holders), **numbers}),
         )
 
-    def _drop(self, step: Step, why: str) -> AnyAction:
+    def _drop(self, step: Step, why: str, *, cause: str) -> list[AnyAction]:
+        """Drop it, and tell people once for all its shards; what is reported of it later is freed without a word."""
+        snapshot = self.pending[step]
+        dropped = self._drop_quietly(step, why)
+        times = self._count(_DIGITS.sub("#", cause))
+        if times > 1 and times % TOLD_EVERY:
+            return [dropped]
+        sealed, copies = len(self.owners) - snapshot.unsealed, sum(map(len, self.copies.values()))
+        text = (
+            f"{dropped.reason.text}; {sealed} of its {len(self.owners)} shards were sealed, "
+            f"{copies - snapshot.uncopied} of {copies} copies made"
+        )
+        text += f"; for the {times}th time" if times > 1 else ""
+        numbers = {"step": step, "shards": len(self.owners), "sealed": sealed, "times": times}
+        return [dropped, Warn(reason=Reason(text=text, numbers={**numbers}))]
+
+    def _count(self, cause: str) -> int:
+        """How often this cause was met, this time included."""
+        if cause not in self.causes and len(self.causes) >= CAUSES_LIMIT:
+            del self.causes[next(iter(self.causes))]
+        self.causes[cause] = self.causes.get(cause, 0) + 1
+        return self.causes[cause]
+
+    def _drop_quietly(self, step: Step, why: str) -> DropSnapshot:
         snapshot = self.pending.pop(step)
         while len(self.dropped) >= DROPPED_LIMIT:
             del self.dropped[next(iter(self.dropped))]
@@ -410,6 +449,7 @@ class Snapshots(msgspec.Struct, kw_only=True):
             assert snapshot.uncopied == missing, "uncopied counts the planned copies that are not made"
             assert 0 <= snapshot.unsealed <= len(self.owners)
         assert len(self.dropped) <= DROPPED_LIMIT
+        assert len(self.causes) <= CAUSES_LIMIT
         if self.committed is not None:
             assert self.committed.incarnation <= self.incarnation
             assert all(self._newer(step) for step in self.pending), "a commit supersedes what is older"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from myriarch.control.state import State
-from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Warn
+from myriarch.event.actions import AnyAction, CommitSnapshot, Warn
 from myriarch.event.events import (
     DrainFailed,
     FetchFailed,
@@ -22,8 +22,6 @@ def saved(state: State, actions: Iterable[AnyAction], *, now_s: float) -> Iterat
     """Pass on what `Snapshots` says; a commit may be due on disk as well."""
     for action in told(state, actions):
         yield action
-        if isinstance(action, DropSnapshot) and action.incarnation == state.crew.incarnation:
-            state.story.warn(action.reason.text)
         if not isinstance(action, CommitSnapshot) or state.pace.disk_every_steps is None or state.crew.finished:
             continue  # the last snapshot of a run is drained as such, when all have stopped
         committed = state.snapshots.committed

@@ -18,6 +18,7 @@ from myriarch.event.events import (
     NodeExited,
     NodeJoined,
     NodeSilent,
+    NodeWarmed,
     ShardDrained,
     ShardFetched,
     ShardReplicated,
@@ -76,6 +77,11 @@ def _disconnected(state: State, event: NodeDisconnected, now_s: float) -> Iterat
     node = state.members.nodes.get(event.node)
     if node is not None and node.boot == event.boot and node.grace_until_s is None:
         state.members.disconnect(event.node, until_s=now_s + state.recovery.reconnect_grace_s)
+    yield from ()
+
+
+def _warmed(state: State, event: NodeWarmed, now_s: float) -> Iterator[AnyAction]:
+    state.members.warmed(event)
     yield from ()
 
 
@@ -145,7 +151,7 @@ def _worker_exited(state: State, event: WorkerExited, now_s: float) -> Iterator[
         _suspect(state, key, event.detail, now_s)
     else:
         how = f"signal {event.code}" if event.cause == "signal" else f"exit code {event.code}"
-        lose_worker(state, key, f"{how}: {event.detail}" if event.detail else how, dead=True, now_s=now_s)
+        lose_worker(state, key, event.detail or how, dead=True, now_s=now_s)
     yield from ()
 
 
@@ -197,6 +203,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     NodeDisconnected: _disconnected,
     NodeExited: _exited,
     NodeSilent: _silent,
+    NodeWarmed: _warmed,
     WorkerForked: _forked,
     WorkerReady: _ready,
     WorkerExited: _worker_exited,

@@ -25,7 +25,7 @@ from myriarch.control.handling import HANDLERS
 from myriarch.control.state import State
 from myriarch.control.view import ControlView, view_of
 from myriarch.event.actions import AnyAction
-from myriarch.event.events import AnyEvent, NodeWarmed, RunStarted
+from myriarch.event.events import AnyEvent, RunStarted
 from myriarch.event.ids import Step
 
 
@@ -51,8 +51,6 @@ class Control:
         state = self._started
         if state.course.phase == "ended":
             return
-        if isinstance(event, NodeWarmed):
-            state.members.warmed(event)
         handler = HANDLERS.get(type(event))
         if handler is not None:
             yield from handler(state, event, now_s)

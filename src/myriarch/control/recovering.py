@@ -129,7 +129,7 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
     if decision.choice in ("stop_user_error", "give_up"):
         yield _decision(state, incident, decision)
         outcome: Literal["user_error", "failed"] = "user_error" if diagnosis.kind == "user_error" else "failed"
-        detail = "\n".join(part for part in (decision.reason.text, diagnosis.detail) if part)
+        detail = diagnosis.detail or decision.reason.text
         yield from finish(state, outcome, decision.reason.text, detail=detail, now_s=now_s)
     elif state.course.stop_why:
         text = f"{diagnosis.text}; the run is to stop ({state.course.stop_why}), so nothing is restarted"

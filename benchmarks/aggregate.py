@@ -2,9 +2,10 @@
 
     python benchmarks/aggregate.py [--steps 40] [--repeats 3] [--json]
 
-The same model, batch of sequences per device-time and quotas; three runs a repeat, interleaved: fast alone, slow alone, both
-with measured shares and the every-step bridge. Tokens per second come from the journal (median step, after the warm-up),
-tokens per CPU-second from the workers' own CPU time over the same steps, so that a noisy neighbour cannot spoil it.
+The same model, sequences per device-time and quotas; three runs a repeat, interleaved: fast alone, slow alone, both
+with measured shares and the every-step bridge. Tokens per second come from the journal (median step, after the
+warm-up), tokens per CPU-second from the workers' own CPU time over the same steps, so that a noisy neighbour cannot
+spoil it.
 
     A1 = T(both) / (T(fast) + T(slow))
 
@@ -17,6 +18,7 @@ stdout is a table, or JSON:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -118,7 +120,7 @@ def _rates(records: Any, marks: dict[int, float]) -> dict[str, float]:
             tokens = event.tokens
     finished = {step: max(times) for step, times in done.items() if len(times) == groups}
     steps = sorted(step for step in finished if step > WARM_UP_STEPS)
-    durations = [(finished[b] - finished[a]) / 1e9 for a, b in zip(steps, steps[1:], strict=False)]
+    durations = [(finished[b] - finished[a]) / 1e9 for a, b in itertools.pairwise(steps)]
     first, last = min(marks), max(marks)
     return {
         "tokens_per_s": tokens / statistics.median(durations),
@@ -128,16 +130,17 @@ def _rates(records: Any, marks: dict[int, float]) -> dict[str, float]:
 
 def measure(steps: int, repeats: int) -> dict[str, Any]:
     """All runs, interleaved."""
-    rounds = []
+    rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="myriarch-bench-") as name:
-        for _ in range(repeats):
-            rounds.append(
-                {
-                    "fast": train(Path(name), pools=["fast"], sequences=12, steps=steps),
-                    "slow": train(Path(name), pools=["slow"], sequences=4, steps=steps),
-                    "both": train(Path(name), pools=["fast", "slow"], sequences=16, steps=steps),
-                }
-            )
+        folder = Path(name)
+        rounds.extend(
+            {
+                "fast": train(folder, pools=["fast"], sequences=12, steps=steps),
+                "slow": train(folder, pools=["slow"], sequences=4, steps=steps),
+                "both": train(folder, pools=["fast", "slow"], sequences=16, steps=steps),
+            }
+            for _ in range(repeats)
+        )
     median = {
         who: {rate: statistics.median(round_[who][rate] for round_ in rounds) for rate in rounds[0][who]}
         for who in ("fast", "slow", "both")
@@ -154,7 +157,7 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
 
 
 def _ratios(round_: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Wall: tokens per second add up. CPU: the mix of both pools' CPU-seconds that the joint run's shares would need."""
+    """Wall: tokens per second add up. CPU: against the pools' CPU-seconds for the same mix of tokens."""
     fast, slow, both = (round_[who] for who in ("fast", "slow", "both"))
     share = fast["tokens_per_s"] / (fast["tokens_per_s"] + slow["tokens_per_s"])
     alone = 1 / (share / fast["tokens_per_cpu_s"] + (1 - share) / slow["tokens_per_cpu_s"])
@@ -167,8 +170,10 @@ def _ratios(round_: dict[str, dict[str, float]]) -> dict[str, float]:
 def table(result: dict[str, Any]) -> str:
     """For people."""
     lines = [result["machine"], f"{'':8}{'tokens/s':>12}{'tokens/CPU-s':>15}"]
-    for who in ("fast", "slow", "both"):
-        lines.append(f"{who:8}{result[who]['tokens_per_s']:12.0f}{result[who]['tokens_per_cpu_s']:15.0f}")
+    lines += [
+        f"{who:8}{result[who]['tokens_per_s']:12.0f}{result[who]['tokens_per_cpu_s']:15.0f}"
+        for who in ("fast", "slow", "both")
+    ]
     lines.append(f"both / (fast + slow): {result['ratio_wall']:.3f} wall, {result['ratio_cpu']:.3f} CPU-seconds")
     return "\n".join(lines)
 

@@ -2,10 +2,10 @@
 
     python benchmarks/recovery.py [--trials 10] [--json]
 
-A fleet of two pools trains the demo's model without CPU quotas. A worker is killed `trials` times, then, in a second
-fleet, the node in the same place `trials` times (each time a spare takes it over). Each recovery is split as the report
-splits incidents: detect, decide, fork, rendezvous, restore, first step. Then torchrun's elastic agent restarts a worker of
-a program with a state of the same size (`torchrun_peer.py`).
+A fleet of two pools trains the demo's model without CPU quotas. A worker is killed `trials` times, then, in further
+fleets, the node in the same place `trials` times (each time a spare takes it over). Each recovery is split as the
+report splits incidents. Then torchrun's elastic agent restarts a worker of a program with a state of the same size
+(`torchrun_peer.py`).
 
 stdout is a table, or JSON:
 
@@ -28,8 +28,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torchrun_peer
 import yaml
+
+import torchrun_peer
 
 MODEL = {
     "name": "demo", "layers": 5, "width": 128, "heads": 4, "kv_heads": 2, "context_tokens": 128,
@@ -111,14 +112,18 @@ def measure(trials: int) -> dict[str, Any]:
         "node": node,
         "torchrun": {"median_s": median, "times_s": peer},
         "ratio": {
-            kind: None if median is None else median / ours["median_s"] for kind, ours in (("worker", worker), ("node", node))
+            kind: None if median is None else median / ours["median_s"]
+            for kind, ours in (("worker", worker), ("node", node))
         },
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """For people."""
-    lines = [result["machine"], f"{'':14}{'median':>9}{'worst':>9}  " + "".join(f"{phase[:-2]:>12}" for phase in PHASES)]
+    lines = [
+        result["machine"],
+        f"{'':14}{'median':>9}{'worst':>9}  " + "".join(f"{phase[:-2]:>12}" for phase in PHASES),
+    ]
     for kind in ("worker", "node"):
         part = result[kind]
         worst = max(time for time in part["times_s"] if time is not None)

@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from myriarch.checkpoint.commit import PENDING_LIMIT_S, Snapshots
+from myriarch.checkpoint.commit import CAUSES_LIMIT, PENDING_LIMIT_S, Snapshots
 from myriarch.checkpoint.placement import Place, place_copies
 from myriarch.checkpoint.restore import RestorePlan, complete_copy, plan_restore
-from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Fresh, FromMemory
+from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Fresh, FromMemory, Warn
 from myriarch.event.events import HeldShard, Role
 from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank, Step
 from myriarch.event.layout import GroupLayout, ShardKey
@@ -75,6 +75,10 @@ def commit(snapshots: Snapshots, step: int) -> list[AnyAction]:
     return actions
 
 
+def settle(snapshots: Snapshots, step: int) -> list[AnyAction]:
+    return snapshots.settle_for_less(Step(step), since="all stopped after it", at_once=False, now_s=0.0)
+
+
 def test_a_commit_needs_every_shard_and_every_copy() -> None:
     snapshots = begun()
     assert [seal(snapshots, key, 4) for key in (A, B, C, D)] == [[], [], [], []]
@@ -98,7 +102,7 @@ def test_a_newer_commit_drops_what_is_older() -> None:
     snapshots = begun()
     seal(snapshots, A, 4)
     actions = commit(snapshots, 8)
-    assert [type(action) for action in actions] == [CommitSnapshot, DropSnapshot]
+    assert [type(action) for action in actions] == [CommitSnapshot, DropSnapshot, Warn]
     assert isinstance(actions[1], DropSnapshot)
     assert actions[1].step == 4
     (late,) = seal(snapshots, B, 4)
@@ -114,7 +118,7 @@ def test_groups_must_agree_and_unlike_layouts_can() -> None:
     assert seal(snapshots, D, 4, "0") == [], "ff..ff + 2 is 1 modulo 2**64"
     for key in (A, B, C):
         seal(snapshots, key, 8, "1")
-    (drop,) = seal(snapshots, D, 8, "2")
+    drop, _ = seal(snapshots, D, 8, "2")
     assert isinstance(drop, DropSnapshot)
     assert "silently corrupt" in drop.reason.text
 
@@ -124,7 +128,7 @@ def test_a_digest_that_comes_later_still_counts() -> None:
     for key in (A, B, C):
         seal(snapshots, key, 4, "1")
     assert seal(snapshots, D, 4, "") == []
-    (drop,) = seal(snapshots, D, 4, "2")
+    drop, _ = seal(snapshots, D, 4, "2")
     assert isinstance(drop, DropSnapshot)
 
 
@@ -132,18 +136,97 @@ def test_a_skip_drops_but_a_copy_for_a_lost_node_does_not() -> None:
     snapshots = begun()
     seal(snapshots, A, 4)
     snapshots.lose(NodeId("fast-1"), now_s=0.0)
-    assert snapshots.skip(A, incarnation=Incarnation(1), step=Step(4), why="refused", now_s=0.0) == []
-    (drop,) = snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", now_s=0.0)
+    assert snapshots.skip(A, incarnation=Incarnation(1), step=Step(4), why="refused", last=False, now_s=0.0) == []
+    drop, _ = snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", last=False, now_s=0.0)
     assert isinstance(drop, DropSnapshot)
-    assert snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", now_s=0.0) == []
+    assert snapshots.skip(C, incarnation=Incarnation(1), step=Step(4), why="no slot", last=False, now_s=0.0) == []
+
+
+def test_the_last_snapshot_does_with_fewer_copies_and_no_other_does() -> None:
+    snapshots = begun()
+    for key in COPIES:
+        seal(snapshots, key, 4)
+    for key in (A, B, C):
+        copy(snapshots, key, 4)
+    assert settle(snapshots, 4) == [], "a copy is still on its way"
+    assert snapshots.skip(D, incarnation=Incarnation(1), step=Step(4), why="no room", last=True, now_s=0.0) == []
+    snapshots.check()
+    warn, action = settle(snapshots, 4)
+    assert isinstance(warn, Warn)
+    assert "1 of 4 shards lack some (slow/1: no room)" in warn.reason.text
+    assert isinstance(action, CommitSnapshot)
+    assert snapshots.committed is not None
+    assert snapshots.committed.redundancy == 0
+    (told,) = snapshots.copy(NodeId("slow-0"), shard(D, 4, role="copy"), now_s=0.0)
+    assert isinstance(told, CommitSnapshot)
+    assert told.nodes == ("slow-0",), "a copy that is made after all is committed as well"
+    assert snapshots.copy(NodeId("slow-0"), shard(D, 4, role="copy"), now_s=0.0) == []
+
+
+def test_the_last_snapshot_needs_every_shard() -> None:
+    snapshots = begun()
+    for key in (A, B, C):
+        seal(snapshots, key, 4)
+    assert snapshots.settle_for_less(Step(4), since="the run ends", at_once=True, now_s=0.0) == []
+    drop, _ = snapshots.skip(D, incarnation=Incarnation(1), step=Step(4), why="no slot", last=True, now_s=0.0)
+    assert isinstance(drop, DropSnapshot), "its own part is missing: nothing can be made of it"
+
+
+def test_what_lacks_a_copy_is_dropped_once_the_workers_went_on() -> None:
+    snapshots = begun()
+    seal(snapshots, A, 4)
+    assert snapshots.skip(A, incarnation=Incarnation(1), step=Step(4), why="no room", last=True, now_s=0.0) == []
+    assert snapshots.passed(Step(4)) == []
+    drop, _ = snapshots.passed(Step(5))
+    assert isinstance(drop, DropSnapshot)
+    assert drop.nodes == ("fast-0",)
 
 
 def test_a_stale_pending_snapshot_is_given_up_with_the_next_skip() -> None:
     snapshots = begun()
     seal(snapshots, A, 4, now_s=0.0)
     late_s = PENDING_LIMIT_S + 1
-    actions = snapshots.skip(A, incarnation=Incarnation(1), step=Step(8), why="no slot", now_s=late_s)
-    assert [getattr(action, "step", None) for action in actions] == [8, 4]
+    actions = snapshots.skip(A, incarnation=Incarnation(1), step=Step(8), why="no slot", last=False, now_s=late_s)
+    assert [action.step for action in actions if isinstance(action, DropSnapshot)] == [8, 4]
+
+
+def test_a_dropped_snapshot_is_told_of_once_and_a_cause_that_stays_now_and_then() -> None:
+    snapshots = begun()
+    told: list[str] = []
+    for step in range(4, 104, 4):
+        actions = seal(snapshots, A, step) + copy(snapshots, A, step)
+        for key in (B, C, D):
+            why = f"no room on node-{step % 3} for {step} bytes"
+            actions += snapshots.skip(
+                key, incarnation=Incarnation(1), step=Step(step), why=why, last=False, now_s=0.0
+            )  # fmt: skip
+        actions += seal(snapshots, D, step)
+        told += [action.reason.text for action in actions if isinstance(action, Warn)]
+    assert len(told) == 3, "25 drops of 4 shards each: the first, the 10th and the 20th"
+    assert told[0] == (
+        "the snapshot of step 4 is dropped: fast/1 could not take part: no room on node-1 for 4 bytes; "
+        "1 of its 4 shards were sealed, 1 of 4 copies made"
+    )
+    assert told[1].endswith("; for the 10th time")
+    assert "step 80 is dropped" in told[2]
+    snapshots.skip(B, incarnation=Incarnation(1), step=Step(200), why="something else", last=False, now_s=0.0)
+    assert sorted(snapshots.causes.values()) == [1, 25]
+
+
+def test_the_end_of_an_incarnation_is_no_news_about_its_snapshots() -> None:
+    snapshots = begun()
+    seal(snapshots, A, 4)
+    actions = snapshots.begin(Incarnation(2), layouts=(FAST, SLOW), copies=COPIES)
+    assert [type(action) for action in actions] == [DropSnapshot]
+
+
+def test_causes_are_not_remembered_without_end() -> None:
+    snapshots = begun()
+    for step in range(1, CAUSES_LIMIT + 9):
+        why = "x" * step
+        snapshots.skip(A, incarnation=Incarnation(1), step=Step(step), why=why, last=False, now_s=0.0)
+    snapshots.check()
+    assert len(snapshots.causes) == CAUSES_LIMIT
 
 
 def test_an_old_incarnations_shard_is_fenced() -> None:
@@ -170,6 +253,16 @@ def test_what_a_node_says_it_holds_is_believed() -> None:
     assert snapshots.rejoin(NodeId("slow-0"), [], now_s=0.0) == []
     assert snapshots.committed is not None
     assert NodeId("slow-0") not in snapshots.committed.nodes(), "it holds nothing any more"
+
+
+def test_a_commit_that_a_rejoin_brings_about_forgets_nobody() -> None:
+    """Found by the swarm: the controller was away for the whole of the last snapshot of a run on one node."""
+    layout_alone = layout("fast", 1)
+    snapshots = Snapshots()
+    snapshots.begin(Incarnation(1), layouts=(layout_alone,), copies={A: ()})
+    snapshots.rejoin(NodeId("fast-0"), [shard(A, 4)], now_s=0.0)
+    assert snapshots.committed is not None
+    assert snapshots.committed.complete
 
 
 def test_a_doubtful_holder_is_asked_last_and_then_never() -> None:
@@ -268,11 +361,27 @@ class SnapshotMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def skip(self, data: Any) -> None:
         _, key, _, step = data.draw(st.sampled_from(self.waiting))
+        last = data.draw(st.booleans())
         self.seen(
             self.snapshots.skip(
-                key, incarnation=Incarnation(self.incarnation), step=Step(step), why="no slot", now_s=0.0
+                key, incarnation=Incarnation(self.incarnation), step=Step(step), why="no slot", last=last, now_s=0.0
             )
         )
+
+    @rule(at_once=st.booleans())
+    def stop_here(self, at_once: bool) -> None:
+        """All stopped after the newest step: its snapshot may do with fewer copies."""
+        before = self.snapshots.pending.get(Step(self.step))
+        actions = self.snapshots.settle_for_less(Step(self.step), since="all stopped", at_once=at_once, now_s=0.0)
+        self.seen(actions)
+        if actions:
+            assert before is not None
+            assert before.unsealed == 0
+            assert self.snapshots.committed is before
+
+    @rule()
+    def go_on(self) -> None:
+        self.seen(self.snapshots.passed(Step(self.step)))
 
     @precondition(lambda self: len(self.alive) > 1)
     @rule(data=st.data())

@@ -5,10 +5,12 @@ A file is a list of blocks: commands, a line `----`, and the actions that they m
 
     start fast=2+1 slow=2 steps=20 ...   a run: pools as nodes+spares, further settings of the run file
     join all | join fast-2 boot=b        agents join, all or one, the latter perhaps as another boot
+    join fast-2 cold=yes | warmed fast-2 one whose zygote still imports torch, until it is warm
     ready all | ready fast/0 digest=0f   workers report readiness for the incarnation that they were told of
     step 7                               every group completes steps up to 7
     snapshot 8 | seal 8 fast/0 | copy 8  a snapshot: all of it, one shard sealed, all copies made
-    skip 8 fast/0 why                    a worker finds no slot
+    copy 8 fast/0 fast/1                 all copies of these shards are made
+    skip 8 fast/0 why                    a worker finds no slot, or a copy of its shard cannot be made
     unreported 8                         a snapshot is made, and no report of it arrives
     held 8 | held 20 finished            all workers stop after a step
     exit fast/1 signal | collective_error | user_error
@@ -64,6 +66,7 @@ from myriarch.event.events import (
     NodeExited,
     NodeJoined,
     NodeSilent,
+    NodeWarmed,
     RunningWorker,
     RunStarted,
     ShardDrained,
@@ -174,14 +177,17 @@ class Player:
             )
         )
 
-    def do_join(self, who: str, boot: str = "a") -> Iterator[str]:
+    def do_join(self, who: str, boot: str = "a", cold: str = "") -> Iterator[str]:
         names = [
             f"{pool.name}-{index}" for pool in self.resolved.fleet.pools for index in range(pool.nodes + pool.spares)
         ]
         for name in names if who == "all" else [who]:
             self.boots[name] = boot
             self.memory[name] = {}
-            yield from self.take(self.joined(name))
+            yield from self.take(msgspec.structs.replace(self.joined(name), warm=not cold))
+
+    def do_warmed(self, name: str, boot: str = "") -> Iterator[str]:
+        yield from self.take(NodeWarmed(node=NodeId(name), boot=boot or self.boots[name]))
 
     def do_rejoin(self, *names: str) -> Iterator[str]:
         for name in names:
@@ -203,6 +209,7 @@ class Player:
                 if node == name
             ),
             shards=tuple(self.memory[name].values()),
+            warm=True,
         )
 
     def do_ready(self, *who: str, digest: str = "") -> Iterator[str]:
@@ -270,10 +277,10 @@ class Player:
         value = digest or (f"{1000 + int(step):x}" if key[1] == 0 else "0")
         yield from self.take(ShardSealed(node=node, shard=shard, digest=value, stall_s=0.01))
 
-    def do_copy(self, step: str) -> Iterator[str]:
+    def do_copy(self, step: str, *who: str) -> Iterator[str]:
         for key, (_, plan) in self.plans.items():
             for target in plan.copy_nodes:
-                if target in self.boots:
+                if target in self.boots and (not who or f"{key[0]}/{key[1]}" in who):
                     shard = self.shard(plan, int(step), "copy")
                     self.memory[target][key, "copy", shard.step] = shard
                     yield from self.take(ShardReplicated(node=target, shard=shard))
@@ -339,7 +346,7 @@ class Player:
 
     def do_lose(self, *names: str) -> Iterator[str]:
         for name in names:
-            boot = self.boots.pop(name)
+            boot = self.boots.pop(name, "")  # it may never have joined: the engine knows no boot of it
             self.memory[name] = {}
             self.alive = {key: node for key, node in self.alive.items() if node != name}
             yield from self.take(NodeExited(node=NodeId(name), boot=boot, detail="killed by SIGKILL"))

@@ -54,9 +54,10 @@ def processes_with(mark: str) -> list[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if mark.encode() in (entry / "environ").read_bytes() and "Z" not in (entry / "stat").read_text().rsplit(
-                ")", 1
-            )[1].split()[0]:
+            if (
+                mark.encode() in (entry / "environ").read_bytes()
+                and "Z" not in (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            ):
                 found.append(int(entry.name))
         except OSError:
             continue

@@ -37,7 +37,7 @@ def test_a_signal_takes_a_last_snapshot_and_the_same_command_resumes(launch: Any
     first = launch(name="stopped", steps=400)
     first.until(lambda: len(steps_of(first)) > 10, "ten steps")
     first.process.send_signal(number)
-    code, out, err = first.wait()
+    code, _, err = first.wait()
     assert code == 130, err
     assert left_of(first) == []
     end = first.actions(EndRun)[-1]
@@ -63,7 +63,7 @@ def test_fresh_starts_over(launch: Any) -> None:
 def test_a_finished_run_says_so(launch: Any) -> None:
     assert launch(name="finished", steps=4).wait()[0] == 0
     again = launch(name="finished", steps=4)
-    code, out, err = again.wait()
+    code, _, err = again.wait()
     assert code == 0
     assert "--fresh" in err
 
@@ -84,14 +84,14 @@ def test_sigkill_of_the_launcher_leaves_nothing(launch: Any) -> None:
 
 def test_a_user_error_is_reported_with_its_traceback_and_not_restarted(launch: Any) -> None:
     launched = launch(name="wrong", data={"source": "text.txt", "max_bytes": 20})
-    code, out, err = launched.wait()
+    code, _, err = launched.wait()
     assert code in (1, 2)
     assert "text.txt" in err
     assert "20" in err
 
 
 def test_a_missing_corpus_is_a_clear_error(launch: Any) -> None:
-    code, out, err = launch(name="missing", data={"source": "no-such-folder"}).wait()
+    code, _, err = launch(name="missing", data={"source": "no-such-folder"}).wait()
     assert code == 2
     assert "no-such-folder" in err
 
@@ -99,7 +99,7 @@ def test_a_missing_corpus_is_a_clear_error(launch: Any) -> None:
 def test_a_script_that_raises_mid_run_ends_the_run_once(launch: Any) -> None:
     """The learning rate overflows fp32 and the optimizer raises: the user's error, not a fault to recover from."""
     launched = launch(name="raises", optimizer={"learning_rate": 1e39, "warmup_steps": 0})
-    code, out, err = launched.wait()
+    code, _, err = launched.wait()
     ends = launched.actions(EndRun)
     assert code == 1, err
     assert len(ends) == 1

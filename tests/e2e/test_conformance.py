@@ -35,7 +35,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_real_run_and_the_simulated_one_decide_alike(launch: Any, name: str) -> None:
     launched = launch(name=f"like-{name}", **SCENARIOS[name])
-    code, out, err = launched.wait()
+    code, _, err = launched.wait()
     assert code in (0, 3), err
     real = launched.records()
     started = real[0].event

@@ -8,6 +8,9 @@ after each step in files of `FAKE_FOLDER`, which stands in for collectives and b
 
     FAKE_STEP_S      how long a step takes
     FAKE_RAISE       `<group>/<rank>@<step>`: that worker raises there
+    FAKE_QUIT        `<group>/<rank>@<incarnation>:<how>`, comma between: it ends in its third step there; `exit0`
+                     without a word, `late5` hangs up long before it exits with 5, `babble` says what nobody asked
+    FAKE_REFUSE      `<group>/<rank>@<incarnation>`: there is no room to fork that worker
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ FACTOR = 6364136223846793005
 FOLDER = Path(os.environ["FAKE_FOLDER"])
 STEP_S = float(os.environ.get("FAKE_STEP_S", "0.01"))
 RAISE = os.environ.get("FAKE_RAISE", "")
+QUIT = dict(one.split(":") for one in os.environ.get("FAKE_QUIT", "").split(",") if one)
+REFUSE = os.environ.get("FAKE_REFUSE", "")
 PR_SET_PDEATHSIG = 1
 
 
@@ -150,6 +155,8 @@ class Toy:
             self.beacon.set(self.plan.incarnation, self.step, "compute")
             if f"{self.plan.group}/{self.plan.rank}@{self.step}" == RAISE:
                 raise ValueError("the toy was told to raise")
+            if self.step == go.start_step + 2:
+                self.quit(QUIT.get(f"{self.plan.group}/{self.plan.rank}@{self.plan.incarnation}", ""))
             time.sleep(STEP_S)
             self.beacon.set(self.plan.incarnation, self.step, "bridge")
             held = self.meet(workers)
@@ -165,6 +172,19 @@ class Toy:
                 break
         self.beacon.set(self.plan.incarnation, self.step, "wait")
         self.channel.send(Held(step=Step(self.step), finished=self.step == steps))
+
+    def quit(self, how: str) -> None:
+        match how:
+            case "exit0":
+                os._exit(0)
+            case "late5":
+                sys.stderr.write("the toy hangs up\n")
+                sys.stderr.flush()
+                self.channel.frames.shutdown()
+                time.sleep(0.3)
+                os._exit(5)
+            case "babble":
+                self.ready()
 
     def meet(self, workers: int) -> bool | None:
         """Whether somebody wants to hold; None: the agent has another word."""
@@ -238,6 +258,8 @@ def connect(path: str) -> socket.socket:
 def work(request: ForkWorker) -> None:
     if request.cgroup_procs:
         Path(request.cgroup_procs).write_text(str(os.getpid()))
+    with Path(request.log_path).open("ab") as log:
+        os.dup2(log.fileno(), 2)
     channel: Channel[FromAgent] = Channel(connect(request.socket_path), decode_type=FromAgent)
     channel.send(
         Attach(
@@ -309,6 +331,9 @@ def main(descriptor: int) -> None:
 
 
 def fork(channel: Channel[ToZygote], request: ForkWorker | ForkDrain) -> None:
+    if isinstance(request, ForkWorker) and f"{request.group}/{request.rank}@{request.incarnation}" == REFUSE:
+        channel.send(Forked(pid=0, error="the toy has no room"))
+        return
     pid = os.fork()
     if pid:
         channel.send(Forked(pid=pid))

@@ -24,6 +24,7 @@ from myriarch.event.events import (
     NodeExited,
     NodeJoined,
     NodeSilent,
+    NodeWarmed,
     StepCompleted,
     WorkerExited,
     WorkerForked,
@@ -99,6 +100,7 @@ def test_a_stopped_node_is_fenced_and_comes_back_empty(launch: Any, tmp_path: Pa
     assert again.boot != boots[0]
     assert again.workers == ()
     assert again.shards == ()
+    launched.until(lambda: again.boot in {event.boot for event in launched.events(NodeWarmed)}, "it is warm")
     launched.client().stop("enough")
     assert launched.end().outcome == "interrupted"
     with pytest.raises(UsageError, match="not under way"):
@@ -215,6 +217,33 @@ def test_a_script_that_raises_ends_the_run_with_its_traceback(launch: Any, tmp_p
     assert "the toy was told to raise" in outcome.detail
     assert choices(launched).count("restart_workers") == 0
     assert len(launched.actions(EndRun)) == 1
+
+
+def test_however_a_worker_ends_its_report_says_how(launch: Any, tmp_path: Path, toy: Any, state_after: Any) -> None:
+    launched = launch(
+        toy("quits", tmp_path, pools={"fast": (2, 0)}, steps=20),
+        FAKE_QUIT="fast/0@1:exit0,fast/1@2:late5,fast/0@3:babble",
+    )
+    assert launched.end().outcome == "completed"
+    ends = [event for event in launched.events(WorkerExited) if event.cause in ("exit", "signal")]
+    assert [(end.incarnation, end.rank, end.cause, end.code, end.detail) for end in ends] == [
+        (1, 0, "exit", 0, "ended by itself with exit code 0 before the run was over"),
+        (2, 1, "exit", 5, "ended with exit code 5 without a word; its log ends:\nthe toy hangs up"),
+        (3, 0, "signal", 9, "killed by its agent: Ready from a worker that was asked nothing"),
+    ]
+    assert np.array_equal(launched.final_state(20), state_after(20))
+
+
+def test_a_worker_that_cannot_be_forked_harms_no_other(launch: Any, tmp_path: Path, toy: Any) -> None:
+    resolved = toy("crowded", tmp_path, pools={"fast": (1, 0), "slow": (1, 0)}, steps=10)
+    launched = launch(resolved, FAKE_REFUSE="fast/0@1")
+    assert launched.end().outcome == "completed"
+    (end,) = launched.events(WorkerExited)[:1]
+    assert (end.group, end.incarnation, end.cause) == ("fast", 1, "exit")
+    assert "the toy has no room" in end.detail
+    slow = [event.pid for event in launched.events(WorkerForked) if event.group == "slow"]
+    assert len(slow) == 1, "the other worker stays"
+    assert choices(launched) == ["form", "restart_workers"]
 
 
 def test_a_node_without_room_trains_on_without_snapshots(launch: Any, tmp_path: Path, toy: Any) -> None:

@@ -26,7 +26,8 @@ def go(
     *,
     previous: Assignment | None = None,
     lost: set[str] = frozenset(),  # type: ignore[assignment]
-    warm: Callable[[GroupId, int, NodeId], bool] = lambda group, place, node: False,
+    holds: Callable[[GroupId, int, NodeId], bool] = lambda group, place, node: False,
+    warm: Callable[[NodeId], bool] = lambda node: True,
     fits: Fits = lambda sizes: True,
 ) -> Assignment:
     return assign(
@@ -34,6 +35,7 @@ def go(
         idle={PoolId(group.pool): idle.get(group.pool, []) for group in groups},
         previous={layout.group: layout for layout in previous.layouts} if previous else {},
         lost=lambda node: node in lost,
+        holds=holds,
         warm=warm,
         fits=fits,
     )
@@ -61,9 +63,18 @@ def test_a_spare_takes_the_very_place() -> None:
 
 def test_the_spare_that_has_the_bytes_is_taken_first_then_the_namesake() -> None:
     idle = {"fast": names("fast", 1, 4, 5)}
-    after = go([FAST], idle, previous=START, lost={"fast-1"}, warm=lambda group, place, node: node == "fast-5")
+    after = go([FAST], idle, previous=START, lost={"fast-1"}, holds=lambda group, place, node: node == "fast-5")
     assert after.layouts[0].nodes[1] == "fast-5"
     after = go([FAST], idle, previous=START, lost={"fast-1"})
+    assert after.layouts[0].nodes[1] == "fast-1"
+
+
+def test_a_warm_spare_is_taken_before_a_cold_one_that_has_all_else() -> None:
+    idle = {"fast": names("fast", 1, 4, 5)}
+    holds = {"holds": lambda group, place, node: node == "fast-1"}
+    after = go([FAST], idle, previous=START, lost={"fast-1"}, warm=lambda node: node == "fast-5", **holds)  # type: ignore[arg-type]
+    assert after.layouts[0].nodes[1] == "fast-5"
+    after = go([FAST], idle, previous=START, lost={"fast-1"}, warm=lambda node: False, **holds)  # type: ignore[arg-type]
     assert after.layouts[0].nodes[1] == "fast-1"
 
 

@@ -65,18 +65,18 @@ M = TypeVar("M")
 class Zygote:
     """A real zygote and what it says."""
 
-    def __init__(self, log_path: Path) -> None:
+    def __init__(self, log_path: Path, *, command: Sequence[str] = ("-m", "myriarch.train.zygote")) -> None:
         ours, theirs = socket.socketpair()
         with theirs, log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "myriarch.train.zygote", str(theirs.fileno())],
+                [sys.executable, *command, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
             )
         self._channel: Channel[FromZygote] = Channel(ours, decode_type=FromZygote)
-        self._forked: queue.Queue[int] = queue.Queue()
+        self._forked: queue.Queue[Forked] = queue.Queue()
         self._ends: dict[int, Reaped] = {}
         self._ended = threading.Condition()
         self.ready = threading.Event()
@@ -86,7 +86,7 @@ class Zygote:
     def _listen(self) -> None:
         while (message := self._channel.receive()) is not None:
             if isinstance(message, Forked):
-                self._forked.put(message.pid)
+                self._forked.put(message)
             elif isinstance(message, Reaped):
                 with self._ended:
                     self._ends[message.pid] = message
@@ -96,6 +96,11 @@ class Zygote:
                 self.ready.set()
 
     def fork(self, order: ForkWorker | ForkDrain) -> int:
+        answer = self.try_to_fork(order)
+        assert not answer.error, answer.error
+        return answer.pid
+
+    def try_to_fork(self, order: ForkWorker | ForkDrain) -> Forked:
         assert self.ready.wait(LIMIT_S)
         self._channel.send(order)
         return self._forked.get(timeout=LIMIT_S)
@@ -123,17 +128,15 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     zygote.close()
 
 
+WITHOUT_IMPORTS = "from myriarch.train import zygote; zygote.import_everything = lambda: 'none'; zygote.main()"
+
+
 @pytest.fixture
-def make_zygote() -> Iterator[Callable[[Path], Zygote]]:
-    made: list[Zygote] = []
-
-    def make(log_path: Path) -> Zygote:
-        made.append(Zygote(log_path))
-        return made[-1]
-
-    yield make
-    for zygote in made:
-        zygote.close()
+def own_zygote(tmp_path: Path) -> Iterator[Zygote]:
+    """One that imports nothing, for tests in which it dies."""
+    zygote = Zygote(tmp_path / "own.log", command=("-c", WITHOUT_IMPORTS))
+    yield zygote
+    zygote.close()
 
 
 @dataclass

@@ -302,12 +302,10 @@ def connect(port: int) -> FrameSocket:
 
 def test_garbage_at_the_door_is_turned_away(make_worlds: MakeWorlds) -> None:
     def garbage(port: int) -> None:
-        with connect(port) as frames:
+        with connect(port) as frames, suppress(OSError):  # it may be cut off while it still talks
             frames.sock.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(100))
-            frames.sock.shutdown(socket.SHUT_WR)
-            with suppress(ConnectionResetError):
-                while frames.sock.recv(4096):
-                    pass
+            while frames.sock.recv(4096):
+                pass
 
     strangers_then_partner(make_worlds({"x": Mesh(), "y": Mesh()}), garbage)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -13,9 +15,10 @@ from typing import Any
 import pytest
 
 from myriarch.event.ids import GroupId, Incarnation, Rank, Step
+from myriarch.train.zygote import Zygote
 from myriarch.wire.frames import Channel
 from myriarch.wire.worker import FromWorker, StepDone
-from myriarch.wire.zygote import DrainJob, ForkDrain, ForkWorker
+from myriarch.wire.zygote import DrainJob, ForkDrain, Forked, ForkWorker, FromZygote, ToZygote
 
 pytestmark = pytest.mark.processes
 
@@ -99,31 +102,74 @@ def test_a_drain_that_fails_says_why(zygote: Any, tmp_path: Path, make_fleet: Ma
     assert zygote.end_of(pid).code == 1
 
 
-def test_nothing_outlives_the_zygote(
-    tmp_path: Path, make_zygote: Callable[[Path], Any], listener: socket.socket
-) -> None:
-    """Killed outright, it cannot clean up: the kernel does."""
-    own = make_zygote(tmp_path / "own.log")
-    pid = own.fork(order(tmp_path))
-    with listener.accept()[0]:
+@pytest.fixture
+def waiting_child(own_zygote: Any, tmp_path: Path) -> int:
+    """A child that waits to join its cgroup: there is nobody at the other end of the pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    pid: int = own_zygote.fork(order(tmp_path, cgroup_procs=str(tmp_path / "pipe")))
+    return pid
+
+
+def ends_within(pid: int, limit_s: float) -> bool:
+    try:
         watch = os.pidfd_open(pid)
-        own.process.kill()
-        own.process.wait()
-        poller = select.poll()
-        poller.register(watch, select.POLLIN)
-        assert poller.poll(10_000), "the worker outlived its zygote"
-        os.close(watch)
+    except ProcessLookupError:
+        return True
+    poller = select.poll()
+    poller.register(watch, select.POLLIN)
+    ended = bool(poller.poll(limit_s * 1000))
+    os.close(watch)
+    return ended
 
 
-def test_children_end_when_the_agent_hangs_up(
-    tmp_path: Path, make_zygote: Callable[[Path], Any], listener: socket.socket
-) -> None:
-    own = make_zygote(tmp_path / "own.log")
-    pid = own.fork(order(tmp_path))
-    with listener.accept()[0]:
-        own.close()
-        assert own.process.returncode == 0
-        assert not exists(pid)
+def test_a_fork_that_fails_is_an_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    ours, theirs = socket.socketpair()
+    with (
+        Channel[FromZygote](ours, decode_type=FromZygote) as agent,
+        Channel[ToZygote](theirs, decode_type=ToZygote) as channel,
+    ):
+        agent.send(order(tmp_path))
+        agent.send(order(tmp_path))
+        ours.shutdown(socket.SHUT_WR)
+        Zygote(channel).serve()
+        for _ in range(2):
+            answer = agent.receive(timeout_s=10)
+            assert isinstance(answer, Forked)
+            assert answer.pid == 0
+            assert "Resource temporarily unavailable" in answer.error
+
+
+def test_without_room_for_another_child_the_others_live_on(own_zygote: Any, waiting_child: int, tmp_path: Path) -> None:
+    pid = own_zygote.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+    next_one = min(number for number in range(len(used) + 1) if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next_one, before[1]))
+    refused = own_zygote.try_to_fork(order(tmp_path))
+    assert refused.pid == 0
+    assert "Too many open files" in refused.error
+    assert children_of(pid) == [waiting_child]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert own_zygote.fork(order(tmp_path, cgroup_procs="/nowhere/cgroup.procs"))
+    assert not ends_within(waiting_child, 0)
+
+
+def test_nothing_outlives_the_zygote(own_zygote: Any, waiting_child: int) -> None:
+    """Killed outright, it cannot clean up: the kernel does."""
+    assert not ends_within(waiting_child, 0.2)
+    own_zygote.process.kill()
+    own_zygote.process.wait()
+    assert ends_within(waiting_child, 10)
+
+
+def test_children_end_when_the_agent_hangs_up(own_zygote: Any, waiting_child: int) -> None:
+    own_zygote.close()
+    assert own_zygote.process.returncode == 0
+    assert not exists(waiting_child)
 
 
 def test_a_training_worker_leaves_nothing_behind(make_fleet: MakeFleet) -> None:

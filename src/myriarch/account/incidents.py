@@ -322,7 +322,7 @@ class _Reader:
             reason=decide.reason.text,
             starts=starts,
         )
-        if decide.choice in ("form", "readmit_group") and decide.incident not in self._incidents:
+        if decide.choice in ("form", "readmit_group", "rebalance") and decide.incident not in self._incidents:
             if decide.choice != "form":
                 self._planned.append(decision)
             return

@@ -6,17 +6,22 @@ every planned copy is made, and all groups hold the same state, which the sums o
 then it is *pending*. It is *dropped* when that can no longer come about: a worker skipped its part, digests differ, a
 newer one was committed first, or its incarnation ended.
 
+One snapshot is not dropped because a copy of it cannot be made: the one after which all workers stop. There is no next
+one to wait for, and every shard lies whole in its owner's memory. It waits until all have stopped, and is then
+committed with the copies that it has, loudly (`settle_for_less`).
+
 Only pending snapshots of the present incarnation exist; the committed one may be of an older incarnation.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
-from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Reason
+from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Reason, Warn
 from myriarch.event.events import HeldShard
 from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step
 from myriarch.event.layout import GroupLayout, ShardKey, node_order
@@ -27,7 +32,16 @@ PENDING_LIMIT_S: Final = 60.0
 DROPPED_LIMIT: Final = 64
 """Dropped steps of an incarnation that are remembered, to free the slots of those who seal them late."""
 
+CAUSES_LIMIT: Final = 32
+"""Causes of drops that are counted, each for itself; beyond that the oldest is forgotten."""
+
+TOLD_EVERY: Final = 10
+"""Of drops for the same cause people are told of the first and of every so many: it is a state by then, no event."""
+
 _DIGEST_MODULUS: Final = 1 << 64
+
+_DIGITS: Final = re.compile("[0-9]+")
+"""What differs between two reports of one cause: names of nodes, sizes, ports."""
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -52,6 +66,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Set on commit: every shard was held by one more node than this."""
     losses: int = 0
     """Since the commit: nodes that held something of it and were lost, and shards found bad."""
+    refused: dict[ShardKey, str] = {}
+    """Sealed shards of which not every planned copy will be made, and why."""
     suspects: dict[tuple[NodeId, GroupId, Rank], None] = {}
     """Holders that failed to hand out a shard once."""
 
@@ -81,6 +97,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
     committed: Snapshot | None = None
     dropped: dict[Step, str] = {}
     """Steps of the present incarnation that were dropped, and why. At most `DROPPED_LIMIT`."""
+    causes: dict[str, int] = {}
+    """How often snapshots were dropped, by cause, over all incarnations. At most `CAUSES_LIMIT`."""
     short: int = 0
     """Copies of the present incarnation's plan that were lost with their node."""
 
@@ -92,9 +110,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
         copies: Mapping[ShardKey, tuple[NodeId, ...]],
     ) -> list[AnyAction]:
         """A new incarnation: pending snapshots of the old one are dropped, for their workers are gone or roll back."""
-        actions = [
-            self._drop(step, f"incarnation {self.incarnation} ended before it was safe") for step in list(self.pending)
-        ]
+        why = f"incarnation {self.incarnation} ended before it was safe"
+        actions: list[AnyAction] = [self._drop_quietly(step, why) for step in list(self.pending)]
         self.incarnation = incarnation
         self.layouts = layouts
         self.owners = {key: node for layout in layouts for key, node in layout.seats()}
@@ -130,8 +147,11 @@ class Snapshots(msgspec.Struct, kw_only=True):
         key = (shard.group, shard.rank)
         if self._is_committed(shard):
             assert self.committed is not None
-            self.committed.holders.setdefault(key, {}).setdefault(node, shard)
-            return []
+            held = self.committed.holders.setdefault(key, {})
+            if node in held:
+                return []
+            held[node] = shard
+            return [self._commit_action(self.committed, (node,), f"{node}'s copy was made after it was committed")]
         refusal = self._refuse(node, shard)
         if refusal is not None:
             return [] if refusal == "" else [self._free(node, shard, refusal)]
@@ -151,18 +171,58 @@ class Snapshots(msgspec.Struct, kw_only=True):
             assert self.committed is not None
             self.committed.holders.setdefault((shard.group, shard.rank), {}).setdefault(node, shard)
 
-    def skip(self, key: ShardKey, *, incarnation: Incarnation, step: Step, why: str, now_s: float) -> list[AnyAction]:
-        """A worker's part of a snapshot, or a copy of it, could not be made."""
+    def skip(
+        self, key: ShardKey, *, incarnation: Incarnation, step: Step, why: str, last: bool, now_s: float
+    ) -> list[AnyAction]:  # fmt: skip
+        """A worker's part of a snapshot, or a copy of it, could not be made.
+
+        With `last` the workers may stop after this step: what only lacks a copy is kept until that is known.
+        """
         if incarnation != self.incarnation or step in self.dropped or not self._newer(step):
             return []
         snapshot = self._pending(step, now_s)
         held = snapshot.holders.get(key, {})
         if self.owners.get(key) in held and all(node in held for node in self.copies.get(key, ())):
             return []  # a copy to a node that was lost meanwhile: it is no longer planned
-        actions = [self._drop(step, f"{key[0]}/{key[1]} could not take part: {why}")]
-        late = [other for other in self.pending.values() if now_s - other.began_s > PENDING_LIMIT_S]
-        actions += [self._drop(one.step, f"it was not safe {now_s - one.began_s:.0f} s after it began") for one in late]
+        if last and self.owners.get(key) in held:
+            snapshot.refused = {**snapshot.refused, key: why}
+            return []
+        actions = self._drop(step, f"{key[0]}/{key[1]} could not take part: {why}", cause=why)
+        for one in [one for one in self.pending.values() if now_s - one.began_s > PENDING_LIMIT_S]:
+            actions += self._drop(one.step, f"it was not safe {now_s - one.began_s:.0f} s after it began", cause="late")
         return actions
+
+    def passed(self, step: Step) -> list[AnyAction]:
+        """Workers went on past a snapshot of which copies cannot be made: it is not the one that they stop after."""
+        over = [one for one in self.pending.values() if one.refused and one.step < step]
+        return [
+            action
+            for one in over
+            for action in self._drop(one.step, _refusals(one), cause=next(iter(one.refused.values())))
+        ]
+
+    def settle_for_less(self, step: Step, *, since: str, at_once: bool, now_s: float) -> list[AnyAction]:
+        """No other snapshot is to come, `since` says why. If it only lacks copies that cannot be made, it is committed.
+
+        With `at_once` copies that are still on their way are not waited for either.
+        """
+        snapshot = self.pending.get(step)
+        if snapshot is None or snapshot.unsealed or not snapshot.complete:
+            return []
+        lacking = [
+            key
+            for key, nodes in self.copies.items()
+            if any(node not in snapshot.holders.get(key, {}) for node in nodes)
+        ]
+        if not at_once and any(key not in snapshot.refused for key in lacking):
+            return []
+        why = _refusals(snapshot) if snapshot.refused else "they are still on their way"
+        text = (
+            f"the snapshot of step {step} is kept with fewer copies than planned, since {since}: "
+            f"{len(lacking)} of {len(self.owners)} shards lack some ({why})"
+        )
+        numbers = {"step": step, "shards": len(self.owners), "lacking": len(lacking)}
+        return [Warn(reason=Reason(text=text, numbers={**numbers})), *self._commit(snapshot, now_s)]
 
     def lose(self, node: NodeId, *, now_s: float) -> list[AnyAction]:
         """A node is gone with its memory. Copies that were planned on it are no longer waited for."""
@@ -226,10 +286,10 @@ class Snapshots(msgspec.Struct, kw_only=True):
                 actions += self.seal(node, shard, digest="", now_s=now_s)
             else:
                 actions += self.copy(node, shard, now_s=now_s)
-        if self.committed is not None:
-            self._believe(self.committed, node, present)
+        if known is not None and self.committed is known:
+            self._believe(known, node, present)
             if tell:
-                actions.append(self._commit_action(self.committed, (node,), f"{node} was away when it was committed"))
+                actions.append(self._commit_action(known, (node,), f"{node} was away when it was committed"))
         return actions
 
     def forget_committed(self, why: str) -> list[AnyAction]:
@@ -293,7 +353,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
         }
         if len(set(whole.values())) > 1:
             seen = ", ".join(f"{group}: {digest:016x}" for group, digest in whole.items())
-            return [self._drop(snapshot.step, f"the groups' states differ ({seen}): one of them is silently corrupt")]
+            why = f"the groups' states differ ({seen}): one of them is silently corrupt"
+            return self._drop(snapshot.step, why, cause="differ")
         if snapshot.unsealed or snapshot.uncopied or not snapshot.complete:
             return []
         return self._commit(snapshot, now_s)
@@ -303,14 +364,15 @@ class Snapshots(msgspec.Struct, kw_only=True):
         self.committed = snapshot
         snapshot.redundancy = min(map(len, snapshot.holders.values())) - 1
         took_s = round(now_s - snapshot.began_s, 6)
-        text = "every shard of every group is sealed and every copy is made"
+        text = "every shard of every group is sealed and "
+        text += f"{snapshot.uncopied} copies are not made" if snapshot.uncopied else "every copy is made"
         if self.short:
             text += f", but {self.short} copies were lost with their node"
         actions: list[AnyAction] = [
             self._commit_action(snapshot, snapshot.nodes(), text, copies=snapshot.redundancy, took_s=took_s)
         ]
-        older = [step for step in self.pending if step < snapshot.step]
-        actions += [self._drop(step, f"step {snapshot.step} was committed before it") for step in older]
+        for step in [step for step in self.pending if step < snapshot.step]:
+            actions += self._drop(step, f"step {snapshot.step} was committed before it", cause="older")
         return actions
 
     def _commit_action(
@@ -323,7 +385,30 @@ class Snapshots(msgspec.Struct, kw_only=True):
             reason=Reason(text=text, numbers={"shards": len(snapshot.holders), **numbers}),
         )
 
-    def _drop(self, step: Step, why: str) -> AnyAction:
+    def _drop(self, step: Step, why: str, *, cause: str) -> list[AnyAction]:
+        """Drop it, and tell people once for all its shards; what is reported of it later is freed without a word."""
+        snapshot = self.pending[step]
+        dropped = self._drop_quietly(step, why)
+        times = self._count(_DIGITS.sub("#", cause))
+        if times > 1 and times % TOLD_EVERY:
+            return [dropped]
+        sealed, copies = len(self.owners) - snapshot.unsealed, sum(map(len, self.copies.values()))
+        text = (
+            f"{dropped.reason.text}; {sealed} of its {len(self.owners)} shards were sealed, "
+            f"{copies - snapshot.uncopied} of {copies} copies made"
+        )
+        text += f"; for the {times}th time" if times > 1 else ""
+        numbers = {"step": step, "shards": len(self.owners), "sealed": sealed, "times": times}
+        return [dropped, Warn(reason=Reason(text=text, numbers={**numbers}))]
+
+    def _count(self, cause: str) -> int:
+        """How often this cause was met, this time included."""
+        if cause not in self.causes and len(self.causes) >= CAUSES_LIMIT:
+            del self.causes[next(iter(self.causes))]
+        self.causes[cause] = self.causes.get(cause, 0) + 1
+        return self.causes[cause]
+
+    def _drop_quietly(self, step: Step, why: str) -> DropSnapshot:
         snapshot = self.pending.pop(step)
         while len(self.dropped) >= DROPPED_LIMIT:
             del self.dropped[next(iter(self.dropped))]
@@ -364,8 +449,16 @@ class Snapshots(msgspec.Struct, kw_only=True):
             assert snapshot.uncopied == missing, "uncopied counts the planned copies that are not made"
             assert 0 <= snapshot.unsealed <= len(self.owners)
         assert len(self.dropped) <= DROPPED_LIMIT
+        assert len(self.causes) <= CAUSES_LIMIT
         if self.committed is not None:
             assert self.committed.incarnation <= self.incarnation
             assert all(self._newer(step) for step in self.pending), "a commit supersedes what is older"
             if self.committed.losses <= self.committed.redundancy:
                 assert self.committed.complete, "up to `redundancy` losses leave the committed step whole"
+
+
+def _refusals(snapshot: Snapshot) -> str:
+    """Why copies of it cannot be made: the first reason stands for all."""
+    (group, rank), why = next(iter(snapshot.refused.items()))
+    more = f", and {len(snapshot.refused) - 1} more" if len(snapshot.refused) > 1 else ""
+    return f"{group}/{rank}: {why}{more}"

@@ -26,7 +26,7 @@ def at_edge(verb: Callable[[], int | None]) -> int:
     """Call `verb` and return the exit code, having said on stderr what there is to say."""
     try:
         code = verb()
-        sys.stdout.flush()
+        _flush()
     except MyriarchError as error:
         say(error)
         return error.exit_code
@@ -34,8 +34,7 @@ def at_edge(verb: Callable[[], int | None]) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit: give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return EXIT_BROKEN_PIPE
     except Exception as error:  # noqa: BLE001  the shell's edge: nothing above would show it
         traceback.print_exc()
@@ -43,6 +42,21 @@ def at_edge(verb: Callable[[], int | None]) -> int:
         print("hint: this is a defect of Myriarch; please report it with the lines above", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK if code is None else code
+
+
+def _flush() -> None:
+    """Write what is left. A terminal that was closed meanwhile reads no more: what the verb did counts all the same."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _forget_stdout()
+
+
+def _forget_stdout() -> None:
+    """The interpreter flushes stdout once more at exit: give it somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(error: MyriarchError) -> None:

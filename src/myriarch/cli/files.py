@@ -99,4 +99,7 @@ def _with_data_found(run: Run, run_path: Path, parsed: Parsed[Run]) -> Run:
         remedy = "name a UTF-8 file, a folder of such, or `stdlib`"
         where = parsed.source.at("data.source")
         raise SpecError(f"`{source}` does not exist; {remedy}", source=where, path="data.source")
+    if source.is_file() and source.stat().st_size == 0:
+        where = parsed.source.at("data.source")
+        raise SpecError(f"`{source}` is empty; name a file with text", source=where, path="data.source")
     return msgspec.structs.replace(run, data=msgspec.structs.replace(run.data, source=str(source)))

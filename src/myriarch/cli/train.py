@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from myriarch.cli.files import load_run
 from myriarch.errors import EXIT_DEGRADED, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UserScriptError
 from myriarch.run.launcher import Ended, run_training
+from myriarch.spec.run import ResolvedRun
 
 EXIT_OF_OUTCOME: Final = {
     "completed": EXIT_OK,
@@ -21,16 +23,32 @@ EXIT_OF_OUTCOME: Final = {
 
 def train(run_file: str | Path, *, fresh: bool) -> int:
     """Train, print the report, say where the files are. Returns the exit code."""
-    ended = run_training(load_run(Path(run_file)), fresh=fresh)
+    resolved = load_run(Path(run_file))
+    _look_at_text(resolved)
+    ended = run_training(resolved, fresh=fresh)
     if ended.outcome.outcome == "user_error":
         raise UserScriptError(
             f"the training script raised at step {ended.outcome.step}; it was not started again",
             traceback=ended.outcome.detail,
             hint=f"its output is in {ended.attempt.logs}",
         )
-    _report(ended)
-    _tell(ended)
+    with contextlib.suppress(OSError):  # a terminal that was closed meanwhile changes nothing about how the run ended
+        _report(ended)
+        _tell(ended)
     return EXIT_OF_OUTCOME[ended.outcome.outcome]
+
+
+def _look_at_text(resolved: ResolvedRun) -> None:
+    """Read the corpus as the workers will, before anything starts: what is wrong with it is said at once."""
+    from myriarch.train.data import Corpus, read_corpus
+
+    run = resolved.run
+    Corpus(
+        read_corpus(run.data),
+        context_tokens=resolved.model.context_tokens,
+        sequences=run.batch.sequences,
+        seed=run.seed,
+    )
 
 
 def _report(ended: Ended) -> None:

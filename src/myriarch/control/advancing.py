@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
+from myriarch.checkpoint.restore import complete_copy
+from myriarch.control.drift import GAIN_LEAST, REST_STEPS, step_s
 from myriarch.control.finishing import finish, try_to_end
 from myriarch.control.losses import lose_node, lose_worker
-from myriarch.control.recovering import assign_groups, form, layouts_of, resolve
-from myriarch.control.saving import told
+from myriarch.control.recovering import Choice, assign_groups, form, layouts_of, resolve
+from myriarch.control.saving import saved, told
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, HoldWorkers, Reason, StartSteps
-from myriarch.event.ids import GroupId
+from myriarch.event.ids import GroupId, NodeId
+from myriarch.schedule.groups import Assignment
 
 PASSES_LIMIT: Final = 8
 """Passes over the rules after one event. Each phase is entered at most once or twice: more would be a defect."""
+
+ALL_STOPPED: Final = "all stopped after it"
+"""Why a snapshot may do with fewer copies."""
 
 
 def advance(state: State, *, now_s: float) -> Iterator[AnyAction]:
@@ -48,35 +54,88 @@ def _expire(state: State, now_s: float) -> Iterator[AnyAction]:
     if state.course.phase == "waiting":
         yield from _start_late(state, now_s)
     else:
-        _blame_late(state, now_s)
+        yield from _blame_late(state, now_s)
 
 
 def _start_late(state: State, now_s: float) -> Iterator[AnyAction]:
     """Nodes are missing at the start: spares may stand in for them, else the run ends."""
+    absent = _absent(state, f"did not join within {state.recovery.start_timeout_s} s")
     assignment = assign_groups(state)
-    missing = [*assignment.missing, *(one.group for one in assignment.resized)]
+    missing = _lacking(assignment)
     if not missing:
-        absent = ", ".join(_designated(state, present=False))
-        text = f"{absent} did not join within {state.recovery.start_timeout_s} s: spares stand in"
-        yield from form(
-            state, assignment, choice="form", reason=Reason(text=text, numbers={}), incident=None, now_s=now_s
-        )
+        yield from _stand_in(state, assignment, absent, now_s)
         return
-    absent = ", ".join(_designated(state, present=False))
-    text = (
-        f"{absent} did not join within {state.recovery.start_timeout_s} s (`recovery.start_timeout_s`), "
-        f"and {', '.join(missing)} cannot start without"
-    )
+    absent = _absent(state, f"did not join within {state.recovery.start_timeout_s} s (`recovery.start_timeout_s`)")
+    text = f"{absent}, and {', '.join(missing)} cannot start without"
     yield from finish(state, "failed", text, detail=f"{text}; see the logs of those agents", now_s=now_s)
 
 
-def _blame_late(state: State, now_s: float) -> None:
+def _start_short(state: State, now_s: float) -> Iterator[AnyAction]:
+    """Some nodes are known not to come. Without them: as soon as the others are there, or not at all."""
+    short = _too_few(state)
+    if short:
+        text = f"{_ended(state, state.members.exited)}, and {', '.join(short)} cannot start without"
+        yield from finish(state, "failed", text, detail=f"{text}; see the logs of those agents", now_s=now_s)
+    elif all(NodeId(name) in state.members.exited for name in _designated(state, present=False)):
+        assignment = assign_groups(state)
+        if not _lacking(assignment):  # else a spare is still on its way
+            yield from _stand_in(state, assignment, _absent(state, ""), now_s)
+
+
+def _stand_in(state: State, assignment: Assignment, absent: str, now_s: float) -> Iterator[AnyAction]:
+    """The first incarnation is formed with spares."""
+    reason = Reason(text=f"{absent}: spares stand in", numbers={})
+    yield from form(state, assignment, choice="form", reason=reason, incident=None, now_s=now_s)
+
+
+def _lacking(assignment: Assignment) -> list[GroupId]:
+    """Groups that could not be formed, or not as large as they are to be."""
+    return [*assignment.missing, *(one.group for one in assignment.resized)]
+
+
+def _too_few(state: State) -> list[str]:
+    """Groups of pools that have fewer nodes to come, spares included, than their groups need."""
+    groups, ended = state.resolved.run.groups, state.members.exited
+    needed: dict[str, int] = {}
+    for group in groups:
+        needed[group.pool] = needed.get(group.pool, 0) + group.nodes
+    short = [
+        pool
+        for pool, count in needed.items()
+        if sum(NodeId(name) not in ended for name in state.resolved.fleet.pool(pool).node_names) < count
+    ]
+    return [group.name for group in groups if group.pool in short]
+
+
+def _absent(state: State, late: str) -> str:
+    """The nodes that the groups miss at the start, and why: those that ended by themselves, those that are late."""
+    ended, names = state.members.exited, _designated(state, present=False)
+    rest = [name for name in names if NodeId(name) not in ended]
+    parts = [_ended(state, names), f"{', '.join(rest)} {late}" if rest else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _ended(state: State, names: Collection[str]) -> str:
+    """Those of `names` that ended by themselves, and how."""
+    exited = state.members.exited
+    return ", ".join(f"{node} ended before it had work ({how})" for node, how in exited.items() if node in names)
+
+
+def _blame_late(state: State, now_s: float) -> Iterator[AnyAction]:
     """Workers that did not get where all others are count as lost."""
     waits_for = "ready" if state.course.phase == "forming" else "held"
     late = [key for key, worker in state.crew.workers.items() if worker.state not in (waits_for, "gone")]
     for key in late:
         lose_worker(state, key, f"not {waits_for} within the time limit", dead=False, now_s=now_s)
-    if not late:
+    if late:
+        return
+    kept = [
+        action
+        for step in state.crew.held_at
+        for action in state.snapshots.settle_for_less(step, since=ALL_STOPPED, at_once=True, now_s=now_s)
+    ]
+    yield from saved(state, kept, now_s=now_s)
+    if not kept:
         state.fail("the snapshot that all stopped for was not safe within the time limit", now_s=now_s)
 
 
@@ -87,7 +146,11 @@ def _waiting(state: State, now_s: float) -> Iterator[AnyAction]:
     if state.course.stop_why:
         yield from finish(state, "interrupted", f"{state.course.stop_why}, before the first step", now_s=now_s)
         return
-    if state.course.limit_s is None or _designated(state, present=False):
+    if state.course.limit_s is None:
+        return
+    if _designated(state, present=False):
+        if state.members.exited:
+            yield from _start_short(state, now_s)
         return
     assignment = assign_groups(state)
     nodes = sum(len(layout.nodes) for layout in assignment.layouts)
@@ -210,6 +273,9 @@ def _why_hold(state: State) -> str:
         return f"the run is to stop: {state.course.stop_why}"
     if state.snapshots.short:
         return f"{state.snapshots.short} copies were lost with their nodes: they are placed anew"
+    drifted = _why_rebalance(state)
+    if drifted:
+        return drifted
     if state.course.grown_version == state.members.version:
         return ""
     state.course.grown_version = state.members.version
@@ -217,6 +283,36 @@ def _why_hold(state: State) -> str:
         return ""
     grown = _grown(state)
     return f"nodes are there for {', '.join(grown)} to come back or to grow" if grown else ""
+
+
+def _why_rebalance(state: State) -> str:
+    """Why the batch should be split anew; empty: the shares fit, or were said by the run file."""
+    crew, drift, run = state.crew, state.drift, state.resolved.run
+    if run.shares != "measured" or run.steps - state.progress.current < REST_STEPS:
+        return ""
+    if not drift.due(len(crew.layouts)):
+        return ""
+    shares = {share.group: share for share in crew.shares}
+    speeds = drift.speeds(shares)
+    if speeds.keys() != shares.keys():
+        return ""
+    better = state.pace.shares(state.resolved, crew.layouts, speeds)
+    drift.gain = 1.0 - step_s(better, speeds) / step_s(crew.shares, speeds)
+    if drift.gain < GAIN_LEAST:
+        return ""
+    split = ", ".join(f"{share.group}: {shares[share.group].count} -> {share.count}" for share in better)
+    return f"another split of the batch shortens the step by {drift.gain:.0%} ({split} sequences)"
+
+
+def _rebalance(state: State) -> str:
+    """Take over the observed speeds, where they are what all stopped for; what to say about it, or nothing."""
+    why = state.drift.gain >= GAIN_LEAST
+    state.drift.gain, gain = 0.0, state.drift.gain
+    if not why:
+        return ""
+    state.pace.device_speed |= state.drift.speeds({share.group: share for share in state.crew.shares})
+    state.drift.changes += 1
+    return f"the batch is split anew by the speeds of the last steps: {gain:.0%} shorter steps expected"
 
 
 def _grown(state: State) -> list[GroupId]:
@@ -236,7 +332,7 @@ def _grown(state: State) -> list[GroupId]:
 
 def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     """Everybody stopped after the same step. Once its snapshot is safe, what they stopped for can be done."""
-    steps = sorted(state.crew.held_steps())
+    steps = sorted(step for step, count in state.crew.held_at.items() if count)
     if len(steps) != 1:
         state.fail(f"workers stopped after different steps: {steps[0]} and {steps[-1]}", now_s=now_s)
         return
@@ -244,10 +340,14 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     if step in state.snapshots.dropped:
         state.fail(f"the snapshot of step {step} that all stopped for was dropped", now_s=now_s)
         return
+    kept = state.snapshots.settle_for_less(step, since=ALL_STOPPED, at_once=False, now_s=now_s)
+    yield from saved(state, kept, now_s=now_s)
     committed = state.snapshots.committed
     if committed is None or committed.step < step:
         return
-    if state.crew.finished:
+    if complete_copy(committed) is None:
+        state.fail(f"the snapshot of step {step} that all stopped for is no longer whole", now_s=now_s)
+    elif state.crew.finished:
         text = f"all {state.resolved.run.steps} steps are done"
         if state.absent:
             text += f", the last ones without {', '.join(state.absent)}"
@@ -255,16 +355,17 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     elif state.course.stop_why:
         yield from finish(state, "interrupted", state.course.stop_why, now_s=now_s)
     else:
-        grown = _grown(state)
-        text = (
-            f"{', '.join(grown)} is back, from the state of step {step}"
-            if grown
-            else f"copies are placed anew at step {step}"
-        )
+        grown, rebalanced = _grown(state), _rebalance(state)
+        choice: Choice = "form"
+        text = f"copies are placed anew at step {step}"
+        if grown:
+            choice, text = "readmit_group", f"{', '.join(grown)} is back, from the state of step {step}"
+        elif rebalanced:
+            choice, text = "rebalance", rebalanced
         yield from form(
             state,
             assign_groups(state),
-            choice="readmit_group" if grown else "form",
+            choice=choice,
             reason=Reason(text=text, numbers={"step": step}),
             incident=None,
             now_s=now_s,

@@ -47,8 +47,8 @@ class Crew(msgspec.Struct, kw_only=True):
     on_node: dict[NodeId, list[ShardKey]] = {}
     unready: int = 0
     """Workers in `launched` or `forked`, or gone before they were ready."""
-    held: int = 0
-    """Workers in `held`."""
+    held_at: dict[Step, int] = {}
+    """Workers in `held`, by the step that they stopped after: one step, if all is well."""
     finished: bool = False
     """Some worker held because the run's last step is done."""
     shares: tuple[GroupShare, ...] = ()
@@ -70,7 +70,7 @@ class Crew(msgspec.Struct, kw_only=True):
                     worker.pid, worker.lived, worker.state = old[key].pid, True, "forked"
                 self.workers[key] = worker
                 self.on_node.setdefault(node, []).append(key)
-        self.unready, self.held, self.finished, self.shares = len(self.workers), 0, False, ()
+        self.unready, self.held_at, self.finished, self.shares = len(self.workers), {}, False, ()
 
     def forked(self, key: ShardKey, pid: int) -> None:
         """Its process is there."""
@@ -103,7 +103,7 @@ class Crew(msgspec.Struct, kw_only=True):
         if worker.state != "stepping":
             return
         worker.state, worker.held_step = "held", event.step
-        self.held += 1
+        self.held_at[event.step] = self.held_at.get(event.step, 0) + 1
         self.finished |= event.finished
 
     def lose(self, key: ShardKey, *, dead: bool) -> bool:
@@ -112,18 +112,16 @@ class Crew(msgspec.Struct, kw_only=True):
         worker.dead |= dead
         if worker.state == "gone":
             return False
-        self.held -= worker.state == "held"
+        if worker.held_step is not None:
+            self.held_at[worker.held_step] -= 1
+            worker.held_step = None
         worker.state = "gone"
         return True
 
     @property
     def all_held(self) -> bool:
         """Whether everybody stopped between steps."""
-        return bool(self.workers) and self.held == len(self.workers)
-
-    def held_steps(self) -> set[Step]:
-        """Steps that workers stopped after: one, if all is well."""
-        return {worker.held_step for worker in self.workers.values() if worker.held_step is not None}
+        return bool(self.workers) and sum(self.held_at.values()) == len(self.workers)
 
     def whole(self, layout: GroupLayout) -> bool:
         """Whether the group lies as it did and every process of it lives and can be told to rejoin."""
@@ -160,9 +158,10 @@ class Crew(msgspec.Struct, kw_only=True):
         assert len(set(places)) == len(places), "a device is in one place"
         for key, worker in self.workers.items():
             assert key in self.on_node[worker.node]
-            assert (worker.held_step is not None) >= (worker.state == "held")
+            assert (worker.held_step is not None) == (worker.state == "held")
             assert worker.endpoint is not None or worker.state in ("launched", "forked", "gone")
-        assert self.held == sum(worker.state == "held" for worker in self.workers.values())
+        for step, count in self.held_at.items():
+            assert count == sum(worker.held_step == step for worker in self.workers.values()), "who is held is counted"
         early = sum(worker.state in ("launched", "forked") for worker in self.workers.values())
         assert early <= self.unready <= len(self.workers), "who is not ready is counted"
         for layout in self.layouts.values():

@@ -5,22 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from myriarch.checkpoint.restore import complete_copy
-from myriarch.control.saving import told
+from myriarch.control.saving import saved, told
 from myriarch.control.state import Ending, Outcome, State
 from myriarch.event.actions import AnyAction, EndRun, Reason
 from myriarch.event.ids import Step
 
 
 def finish(state: State, outcome: Outcome, text: str, *, detail: str = "", now_s: float) -> Iterator[AnyAction]:
-    """Begin to end. Whatever the outcome, what is committed in memory is made durable first: nothing is lost."""
+    """Begin to end. Whatever the outcome, the newest whole snapshot in memory is made durable: nothing is lost."""
+    yield from saved(state, _without_copies(state, now_s), now_s=now_s)
     committed = state.snapshots.committed
     step = state.durable_step
     state.course.phase, state.course.limit_s = "finishing", None
     if committed is not None and committed.step > step and complete_copy(committed) is not None:
         step = committed.step
-        state.course.ending = Ending(outcome=outcome, step=step, text=text, detail=detail)
         yield from told(state, state.drain.start(committed, final=True, now_s=now_s))
+    if outcome in ("completed", "degraded"):
+        step = Step(max(step, state.resolved.run.steps))
     state.course.ending = Ending(outcome=outcome, step=step, text=text, detail=detail)
+
+
+def _without_copies(state: State, now_s: float) -> list[AnyAction]:
+    """Commit the newest snapshot of which every shard is sealed: to be written to disk it needs no copies."""
+    for step in sorted(state.snapshots.pending, reverse=True):
+        actions = state.snapshots.settle_for_less(step, since="the run ends", at_once=True, now_s=now_s)
+        if actions:
+            return actions
+    return []
 
 
 def try_to_end(state: State) -> Iterator[AnyAction]:
@@ -39,7 +50,7 @@ def try_to_end(state: State) -> Iterator[AnyAction]:
     newest = state.drain.newest
     end = EndRun(
         outcome=outcome,
-        step=state.durable_step if outcome in ("failed", "user_error") else Step(ending.step),
+        step=state.durable_step if outcome in ("failed", "user_error") else ending.step,
         detail=detail,
         checkpoint=newest.path if newest is not None else "",
         reason=Reason(text=ending.text, numbers={"durable_step": state.durable_step}),

@@ -18,6 +18,7 @@ from myriarch.event.events import (
     NodeExited,
     NodeJoined,
     NodeSilent,
+    NodeWarmed,
     ShardDrained,
     ShardFetched,
     ShardReplicated,
@@ -79,6 +80,11 @@ def _disconnected(state: State, event: NodeDisconnected, now_s: float) -> Iterat
     yield from ()
 
 
+def _warmed(state: State, event: NodeWarmed, now_s: float) -> Iterator[AnyAction]:
+    state.members.warmed(event)
+    yield from ()
+
+
 def _exited(state: State, event: NodeExited, now_s: float) -> Iterator[AnyAction]:
     node = state.members.nodes.get(event.node)
     if node is not None and node.boot == event.boot:
@@ -86,6 +92,18 @@ def _exited(state: State, event: NodeExited, now_s: float) -> Iterator[AnyAction
         yield from lose_node(state, event.node, how, fence=False, now_s=now_s)
     elif state.members.fenced.get(event.node) == event.boot:
         del state.members.fenced[event.node]
+    if state.course.phase == "waiting":
+        yield from _exited_early(state, event)
+
+
+def _exited_early(state: State, event: NodeExited) -> Iterator[AnyAction]:
+    """An agent ended before there was work for it, most likely before it ever joined. Its node is not waited for."""
+    members = state.members
+    ours = any(event.node in pool.node_names for pool in state.resolved.fleet.pools)
+    if not ours or event.node in members.nodes or event.node in members.exited:
+        return
+    members.exited[event.node] = event.detail or "its agent is gone"
+    yield state.story.warn(f"{event.node} ended before it had work: {members.exited[event.node]}")
 
 
 def _silent(state: State, event: NodeSilent, now_s: float) -> Iterator[AnyAction]:
@@ -133,7 +151,7 @@ def _worker_exited(state: State, event: WorkerExited, now_s: float) -> Iterator[
         _suspect(state, key, event.detail, now_s)
     else:
         how = f"signal {event.code}" if event.cause == "signal" else f"exit code {event.code}"
-        lose_worker(state, key, f"{how}: {event.detail}" if event.detail else how, dead=True, now_s=now_s)
+        lose_worker(state, key, event.detail or how, dead=True, now_s=now_s)
     yield from ()
 
 
@@ -159,7 +177,8 @@ def _stalled(state: State, event: WorkerStalled, now_s: float) -> Iterator[AnyAc
 def _step_completed(state: State, event: StepCompleted, now_s: float) -> Iterator[AnyAction]:
     if event.incarnation == state.crew.incarnation and event.group in state.crew.layouts:
         state.progress.completed(event)
-    yield from ()
+        state.drift.completed(event)
+        yield from saved(state, state.snapshots.passed(event.step), now_s=now_s)
 
 
 def _held(state: State, event: WorkerHeld, now_s: float) -> Iterator[AnyAction]:
@@ -184,6 +203,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     NodeDisconnected: _disconnected,
     NodeExited: _exited,
     NodeSilent: _silent,
+    NodeWarmed: _warmed,
     WorkerForked: _forked,
     WorkerReady: _ready,
     WorkerExited: _worker_exited,

@@ -9,7 +9,7 @@ import msgspec
 
 from myriarch.checkpoint.placement import Place
 from myriarch.event.actions import AnyAction, LogMembership, PeerAddress, Reason
-from myriarch.event.events import NodeJoined
+from myriarch.event.events import NodeJoined, NodeWarmed
 from myriarch.event.ids import NodeId, PoolId
 from myriarch.event.layout import node_order
 from myriarch.spec.fleet import Fleet
@@ -29,6 +29,8 @@ class Node(msgspec.Struct, kw_only=True):
     devices: int
     fault_domain: str
     role: NodeRole = "waiting"
+    warm: bool = False
+    """It forks workers at once; otherwise it first has to import torch."""
     grace_until_s: float | None = None
     """Its connection is closed, and then it is lost; None: it is connected."""
 
@@ -46,6 +48,8 @@ class Membership(msgspec.Struct, kw_only=True):
     """Nodes that were given up while they may live, with the boot that may not come back."""
     offline: dict[NodeId, None] = {}
     """Members whose connection is closed: exactly those with a `grace_until_s`."""
+    exited: dict[NodeId, str] = {}
+    """Nodes that the engine saw end before the first formation, and how: nobody waits for them. No member is one."""
     version: int = 0
     """Counts changes that may make a group formable."""
 
@@ -59,17 +63,26 @@ class Membership(msgspec.Struct, kw_only=True):
             port=event.port,
             devices=event.devices,
             fault_domain=event.fault_domain,
+            warm=event.warm,
         )
         self.fenced.pop(event.node, None)
+        self.exited.pop(event.node, None)
         self.version += 1
 
     def rejoin(self, event: NodeJoined) -> None:
         """A member's agent connected anew: the same process, with its memory and workers."""
         node = self.nodes[event.node]
         node.address, node.port = event.address, event.port
+        node.warm = event.warm
         node.grace_until_s = None
         self.offline.pop(event.node, None)
         self.version += 1
+
+    def warmed(self, event: NodeWarmed) -> None:
+        """A member can fork at once. It is formable as before, only faster, so `version` stays."""
+        node = self.nodes.get(event.node)
+        if node is not None and node.boot == event.boot:
+            node.warm = True
 
     def disconnect(self, node: NodeId, *, until_s: float) -> None:
         """A member's connection closed."""
@@ -133,3 +146,4 @@ class Membership(msgspec.Struct, kw_only=True):
             assert (node.grace_until_s is not None) == (name in self.offline), "offline nodes have a grace, others none"
             assert self.fenced.get(name) != node.boot, "a fenced boot is no member"
         assert self.offline.keys() <= self.nodes.keys()
+        assert not self.exited.keys() & self.nodes.keys(), "who is there has not ended"

@@ -1,7 +1,7 @@
 """How fast groups are, and what follows: shares of the batch and intervals between snapshots.
 
-Speeds are measured once, before a group's first step, and kept per device: the same groups on the same devices always
-get the same shares, so that a run that recovered repeats the undisturbed one bit for bit.
+Speeds are measured before a group's first step and kept per device until a rebalance (`drift`) takes better ones: the
+same groups on the same devices get the same shares, so that a recovered run repeats the undisturbed one bit for bit.
 """
 
 from __future__ import annotations
@@ -50,14 +50,20 @@ class Pace(msgspec.Struct, kw_only=True):
         if event.snapshot_s is not None:
             self.snapshot_s = max(self.snapshot_s, event.snapshot_s)
 
-    def shares(self, resolved: ResolvedRun, layouts: Mapping[GroupId, GroupLayout]) -> tuple[GroupShare, ...]:
-        """Each group's part of the batch. Raises SpecError where the batch cannot be split."""
+    def shares(
+        self,
+        resolved: ResolvedRun,
+        layouts: Mapping[GroupId, GroupLayout],
+        device_speed: Mapping[GroupId, float] | None = None,
+    ) -> tuple[GroupShare, ...]:
+        """Each group's part of the batch, by its own speeds or by others. Raises SpecError where it cannot be split."""
         run = resolved.run
+        speeds = self.device_speed if device_speed is None else device_speed
         full = {GroupId(group.name): group.mesh.devices for group in run.groups}
-        typical = _middle(list(self.device_speed.values()))
+        typical = _middle(list(speeds.values()))
         weights = {
             name: (
-                self.device_speed.get(name, typical) * layout.world_size
+                speeds.get(name, typical) * layout.world_size
                 if run.shares == "measured"
                 else run.shares[name] * layout.world_size / full[name]
             )

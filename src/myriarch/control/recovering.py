@@ -20,7 +20,7 @@ from myriarch.recover.incident import Diagnosis, Incident, diagnose
 from myriarch.schedule.groups import Assignment, assign
 
 Choice = Literal[
-    "form", "restart_workers", "replace_node", "shrink_group", "degrade", "readmit_group",
+    "form", "restart_workers", "replace_node", "shrink_group", "degrade", "readmit_group", "rebalance",
 ]  # fmt: skip
 
 _FORMING: Final[dict[str, Choice]] = {
@@ -44,18 +44,23 @@ def assign_groups(state: State) -> Assignment:
     busy = {node for layout in previous.values() for node in layout.nodes if not gone(node)}
     pools = [PoolId(group.pool) for group in state.resolved.run.groups]
 
-    def warm(group: GroupId, place: int, node: NodeId) -> bool:
+    def holds(group: GroupId, place: int, node: NodeId) -> bool:
         layout = previous.get(group)
         if committed is None or layout is None:
             return False
         ranks = range(place * layout.devices_per_node, (place + 1) * layout.devices_per_node)
         return all(node in committed.holders.get((group, Rank(rank)), {}) for rank in ranks)
 
+    def warm(node: NodeId) -> bool:
+        # At the start nobody waits for an import that is not needed, so nodes go by name, whoever is faster by chance.
+        return state.crew.incarnation == 0 or members.nodes[node].warm
+
     return assign(
         state.resolved.run.groups,
         idle=members.idle(busy, pools=pools, fleet=state.resolved.fleet),
         previous=previous,
         lost=gone,
+        holds=holds,
         warm=warm,
         fits=lambda sizes: _fits(state, sizes),
     )
@@ -93,6 +98,7 @@ def form(
     yield from saved(state, dropped, now_s=now_s)
     crew.begin(incarnation, step=restore.step, layouts=layouts, kept=kept)
     state.progress.begin(restore.step)
+    state.drift.begin()
     yield from start_workers(
         Formation(
             incarnation=incarnation,
@@ -123,7 +129,7 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
     if decision.choice in ("stop_user_error", "give_up"):
         yield _decision(state, incident, decision)
         outcome: Literal["user_error", "failed"] = "user_error" if diagnosis.kind == "user_error" else "failed"
-        detail = "\n".join(part for part in (decision.reason.text, diagnosis.detail) if part)
+        detail = diagnosis.detail or decision.reason.text
         yield from finish(state, outcome, decision.reason.text, detail=detail, now_s=now_s)
     elif state.course.stop_why:
         text = f"{diagnosis.text}; the run is to stop ({state.course.stop_why}), so nothing is restarted"

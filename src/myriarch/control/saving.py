@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from myriarch.control.state import State
-from myriarch.event.actions import AnyAction, CommitSnapshot, DropSnapshot, Warn
+from myriarch.event.actions import AnyAction, CommitSnapshot, Warn
 from myriarch.event.events import (
     DrainFailed,
     FetchFailed,
@@ -20,10 +20,8 @@ from myriarch.event.events import (
 
 def saved(state: State, actions: Iterable[AnyAction], *, now_s: float) -> Iterator[AnyAction]:
     """Pass on what `Snapshots` says; a commit may be due on disk as well."""
-    for action in actions:
+    for action in told(state, actions):
         yield action
-        if isinstance(action, DropSnapshot) and action.incarnation == state.crew.incarnation:
-            state.story.warn(action.reason.text)
         if not isinstance(action, CommitSnapshot) or state.pace.disk_every_steps is None or state.crew.finished:
             continue  # the last snapshot of a run is drained as such, when all have stopped
         committed = state.snapshots.committed
@@ -44,11 +42,17 @@ def on_replicated(state: State, event: ShardReplicated, now_s: float) -> Iterato
 
 
 def on_skipped(state: State, event: SnapshotSkipped, now_s: float) -> Iterator[AnyAction]:
-    """A part could not be taken."""
+    """A part could not be taken, or not be copied."""
     key = (event.group, event.rank)
+    stopping = state.course.phase == "holding" or event.step >= state.resolved.run.steps
     actions = state.snapshots.skip(
-        key, incarnation=event.incarnation, step=event.step, why=event.why, now_s=now_s
-    )  # fmt: skip
+        key,
+        incarnation=event.incarnation,
+        step=event.step,
+        why=event.why,
+        last=stopping and event.step >= state.progress.current,
+        now_s=now_s,
+    )
     yield from saved(state, actions, now_s=now_s)
 
 

@@ -9,6 +9,7 @@ import msgspec
 from myriarch.checkpoint.commit import Snapshots
 from myriarch.checkpoint.drain import Drain
 from myriarch.control.crew import Crew
+from myriarch.control.drift import Drift
 from myriarch.control.membership import Membership
 from myriarch.control.pace import Pace
 from myriarch.control.progress import Progress
@@ -95,6 +96,7 @@ class State(msgspec.Struct, kw_only=True):
     snapshots: Snapshots = msgspec.field(default_factory=Snapshots)
     progress: Progress = msgspec.field(default_factory=Progress)
     pace: Pace = msgspec.field(default_factory=Pace)
+    drift: Drift = msgspec.field(default_factory=Drift)
     budget: Budget = msgspec.field(default_factory=Budget)
     incident: Incident | None = None
     """Findings that no new incarnation has answered yet."""
@@ -153,7 +155,7 @@ class State(msgspec.Struct, kw_only=True):
 
     def check(self) -> None:
         """Invariants, of each machine and between them."""
-        for machine in (self.members, self.crew, self.snapshots, self.drain, self.progress, self.pace):
+        for machine in (self.members, self.crew, self.snapshots, self.drain, self.progress, self.pace, self.drift):
             machine.check()
         course, crew = self.course, self.crew
         assert (course.phase == "ended") == (course.end is not None)

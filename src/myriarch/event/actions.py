@@ -213,6 +213,7 @@ class Decide(Action, frozen=True, kw_only=True):
     """Counts incidents from 1; several decisions may belong to one."""
     choice: Literal[
         "form", "restart_workers", "replace_node", "shrink_group", "wait_for_group", "degrade", "readmit_group",
+        "rebalance",
         "stop_user_error", "give_up", "restart_controller",
     ]  # fmt: skip
     lost_nodes: tuple[NodeId, ...] = ()

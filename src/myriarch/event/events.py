@@ -119,6 +119,15 @@ class NodeJoined(Event, frozen=True, kw_only=True):
     fault_domain: str
     workers: tuple[RunningWorker, ...] = ()
     shards: tuple[HeldShard, ...] = ()
+    warm: bool = False
+    """Workers can be forked at once. If not, a fork waits until the node's zygote has imported torch: `NodeWarmed`."""
+
+
+class NodeWarmed(Event, frozen=True, kw_only=True):
+    """A node that joined cold has torch imported: from now on its workers are forked at once."""
+
+    node: NodeId
+    boot: str
 
 
 class NodeDisconnected(Event, frozen=True, kw_only=True):
@@ -330,7 +339,7 @@ class DrainFailed(Event, frozen=True, kw_only=True):
 
 AnyEvent = (
     RunStarted | StopRequested | FaultInjected | Tick
-    | NodeJoined | NodeDisconnected | NodeExited | NodeSilent | WorkerStalled
+    | NodeJoined | NodeWarmed | NodeDisconnected | NodeExited | NodeSilent | WorkerStalled
     | WorkerForked | WorkerReady | WorkerExited | StepCompleted | WorkerHeld
     | ShardSealed | ShardReplicated | SnapshotSkipped | ShardFetched | FetchFailed
     | ShardDrained | SnapshotDrained | DrainFailed

@@ -2,7 +2,7 @@
 
     launcher                    `launcher`, `local` (the engine), `progress`
       controller                `controller`, `server`, `decider`, `outbox`, `journal_file`, `ledger_store`
-      agent, one per node       `agent`, `link`, `door`, `zygote`, `workers`, `fetch`, `replicate`, `drains`, `quota`
+      agent, one per node       `agent`, `link`, `door`, `zygote`, `worker`, `fetch`, `replicate`, `drains`, `quota`
 
 They observe, write down, do what `control` says, and decide nothing.
 """

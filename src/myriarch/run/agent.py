@@ -36,7 +36,7 @@ from myriarch.event.actions import (
     StopWorkers,
     WorkerPlan,
 )
-from myriarch.event.events import HeldShard, NodeJoined, ShardReplicated
+from myriarch.event.events import HeldShard, NodeJoined, NodeWarmed, ShardReplicated
 from myriarch.event.ids import GroupId, Incarnation, Step
 from myriarch.run import quota, sweep
 from myriarch.run.directory import Attempt
@@ -51,7 +51,8 @@ from myriarch.run.messages import Do, Inflict
 from myriarch.run.node import Node
 from myriarch.run.owner import Owner
 from myriarch.run.replicate import Replicator
-from myriarch.run.workers import Worker, WorkerTable
+from myriarch.run.worker import Worker
+from myriarch.run.workers import WorkerTable
 from myriarch.run.zygote import Zygote
 from myriarch.wire.shards import ByteServer
 from myriarch.wire.store import KeyValueStore
@@ -93,7 +94,7 @@ class Agent:
     async def run(self) -> str:
         """Until this boot is over; returns why."""
         async with self._open():
-            self._spawn(self._node.zygote.run())
+            self._spawn(self._node.zygote.run(on_ready=self._warmed))
             self._spawn(self._node.link.run())
             self._spawn(beat_for_ever(self._node, lambda: self._workers))
             why = await self._over
@@ -183,8 +184,12 @@ class Agent:
         return NodeJoined(
             node=place.node, pool=place.pool, boot=self.boot, address=place.address, port=self._server.port,
             devices=place.devices, fault_domain=place.fault_domain, workers=self._workers.running(),
-            shards=shards,
+            shards=shards, warm=self._node.zygote.ready,
         )  # fmt: skip
+
+    def _warmed(self) -> None:
+        """Workers are forked at once from now on. A `NodeJoined` that is sent later says so, too."""
+        self._node.link.report(NodeWarmed(node=self.place.node, boot=self.boot))
 
     def _pids_of(self, device: int) -> list[int]:
         return self._workers.pids_of(device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import logging
 import os
 import signal
@@ -23,9 +22,10 @@ import uvicorn
 
 from myriarch.errors import EXIT_FAILED, EXIT_OK, EnvironmentFault, MyriarchError, UsageError, WireError
 from myriarch.event.actions import EndRun
-from myriarch.event.events import AnyEvent, FaultInjected, NodeExited, RunStarted, StopRequested
-from myriarch.event.ids import GroupId, NodeId, Rank
+from myriarch.event.events import AnyEvent, NodeExited, RunStarted, StopRequested
+from myriarch.event.ids import NodeId
 from myriarch.run import sweep
+from myriarch.run.chaos import Chaos
 from myriarch.run.decider import Decider
 from myriarch.run.directory import Attempt, Contact, Outcome, read_json, write_json
 from myriarch.run.identity import read_token
@@ -35,7 +35,6 @@ from myriarch.run.messages import (
     Beat,
     FromAgent,
     Hello,
-    Inflict,
     Inflicted,
     Report,
     Reports,
@@ -60,10 +59,6 @@ RESTART_GRACE_S: Final = 5.0
 """After a restart, for the nodes that were online to come back: they try fifty times a second."""
 FAREWELL_S: Final = 4.0
 """After the end, for the agents to report their last and leave."""
-INFLICT_TIMEOUT_S: Final = 2.0
-"""For an agent's answer to an order of chaos. A node that is to be killed or stopped gives none."""
-INFLICT_SELF_DELAY_S: Final = 0.05
-"""For the answer to leave before the controller itself is hit."""
 BACKLOG: Final = 1024
 
 
@@ -85,8 +80,7 @@ class Controller:
         self._decider = decider
         self._ledger = ledger
         self._emulation: dict[str, str] = {}
-        self._inflicting: dict[int, asyncio.Future[Inflicted]] = {}
-        self._inflicted = 0
+        self._chaos = Chaos(decider)
         self._watchers: set[Watcher] = set()
         self._taken: dict[str, tuple[str, int]] = {}
         """Of each node: its boot, and the number of its last report that was taken by this process."""
@@ -111,68 +105,13 @@ class Controller:
         self._decider.take(NodeExited(node=NodeId(exited.node), boot=boot, detail=exited.detail))
 
     async def chaos(self, order: ChaosOrder) -> str:
-        if order.action not in ("kill", "stop", "slow", "resume"):
-            raise UsageError(f"`{order.action}` is no fault", hint="use kill, stop, slow or resume")
-        if order.action == "slow" and not 0 < (order.factor or 0.0) <= 1:
-            raise UsageError(f"slow needs the share of speed that is left, not {order.factor}", hint="--factor 0.5")
-        node, worker = self._target(order.target)
-        if order.target == "controller":
-            return self._inflict_self(order)
-        self._note(order, (node,))
-        if order.action == "resume" and worker is None:
-            for watcher in self._watchers:
-                watcher.orders.append(msgspec.json.encode({"resume": node}))
-                watcher.changed.set()
-        error = await self._send(node, worker, order)
-        if error:
-            raise UsageError(error)
-        return f"{order.action} {order.target} on {node}"
+        return await self._chaos.inflict(order, resume_node=self._resume_node)
 
-    def _target(self, target: str) -> tuple[NodeId, tuple[GroupId, Rank] | None]:
-        workers = {f"{group}/{rank}": key for key in self._decider.workers for group, rank in (key,)}
-        if target in workers:
-            return self._decider.workers[workers[target]], workers[target]
-        if target in self._decider.outboxes or target == "controller":
-            return NodeId(target), None
-        known = ["controller", *self._decider.outboxes, *workers]
-        close = difflib.get_close_matches(target, known, 1)
-        hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}"
-        raise UsageError(f"`{target}` is no node and no worker of this run", hint=hint)
-
-    def _note(self, order: ChaosOrder, nodes: tuple[NodeId, ...]) -> None:
-        """Into the journal before it hits: that is the instant of the fault."""
-        detail = "" if order.factor is None else f"factor {order.factor:g}"
-        self._decider.take(
-            FaultInjected(action=cast(Any, order.action), target=order.target, nodes=nodes, detail=detail)
-        )
-
-    def _inflict_self(self, order: ChaosOrder) -> str:
-        number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}.get(order.action)
-        if number is None:
-            raise UsageError(f"the controller cannot be hit by {order.action}", hint="use kill or stop")
-        self._note(order, ())
-        asyncio.get_running_loop().call_later(INFLICT_SELF_DELAY_S, os.kill, os.getpid(), number)
-        return f"{order.action} controller"
-
-    async def _send(self, node: NodeId, worker: tuple[GroupId, Rank] | None, order: ChaosOrder) -> str:
-        """Why it could not be done, or empty."""
-        connection = self._decider.outboxes[node].connection
-        if connection is None:
-            return "" if order.action == "resume" else f"{node} is not connected"
-        self._inflicted += 1
-        answer: asyncio.Future[Inflicted] = asyncio.get_running_loop().create_future()
-        self._inflicting[self._inflicted] = answer
-        connection.send(Inflict(id=self._inflicted, action=cast(Any, order.action), worker=worker, factor=order.factor))
-        if worker is None and order.action != "slow":
-            self._inflicting.pop(self._inflicted)
-            return ""  # it is dead, or stopped, or the engine wakes it
-        try:
-            async with asyncio.timeout(INFLICT_TIMEOUT_S):
-                return (await answer).error
-        except TimeoutError:
-            return f"{node} did not answer within {INFLICT_TIMEOUT_S:g} s"
-        finally:
-            self._inflicting.pop(self._inflicted, None)
+    def _resume_node(self, node: NodeId) -> None:
+        """Ask the engine: a stopped node cannot wake itself."""
+        for watcher in self._watchers:
+            watcher.orders.append(msgspec.json.encode({"resume": node}))
+            watcher.changed.set()
 
     # --- agents ---
 
@@ -202,9 +141,7 @@ class Controller:
                 self._decider.outboxes[message.heartbeat.node].done(message.done_seq)
                 self._decider.observe_beat(message.heartbeat)
             case Inflicted():
-                answer = self._inflicting.get(message.id)
-                if answer is not None and not answer.done():
-                    answer.set_result(message)
+                self._chaos.answered(message)
             case Hello():
                 raise WireError("a second Hello")
 
@@ -292,13 +229,27 @@ def bind(port: int) -> socket.socket:
     return listener
 
 
+def bind_again(port: int) -> socket.socket:
+    """Listen where the controller listened before it died; somewhere else when somebody has taken that port since.
+
+    Whoever talks to the controller reads `controller.json` each time that he connects.
+    """
+    try:
+        return bind(port)
+    except EnvironmentFault as error:
+        log.warning("%s; another port will do", error)
+        return bind(0)
+
+
 async def serve(attempt: Attempt, port: int) -> None:
     """Until the run has ended or the owner is gone."""
     launch, resolved = attempt.places(), attempt.resolved()
     nodes = tuple(place.node for place in launch.nodes)
     if attempt.contact.exists():
-        port = int(read_json(attempt.contact, Contact).url.rsplit(":", 1)[1])
-    with JournalFile(attempt.journal) as journal, bind(port) as listener, Owner.from_environment() as owner:
+        listening = bind_again(int(read_json(attempt.contact, Contact).url.rsplit(":", 1)[1]))
+    else:
+        listening = bind(port)
+    with JournalFile(attempt.journal) as journal, listening as listener, Owner.from_environment() as owner:
         decider = Decider(journal, nodes=nodes, recovery=resolved.run.recovery)
         restarted = bool(journal.records)
         if restarted:

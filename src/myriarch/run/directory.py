@@ -125,8 +125,9 @@ class RunDirectory:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process. Raises UsageError when another launch of it is under way."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,12 +146,13 @@ class RunDirectory:
 
     def new_attempt(self) -> Attempt:
         """Make the folder of the next launch. Only under `lock`."""
-        self.attempts.mkdir(parents=True, exist_ok=True)
-        self.checkpoints.mkdir(exist_ok=True)
-        taken = [int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdigit()]
-        attempt = Attempt(self.attempts / f"{max(taken, default=0) + 1:04d}")
-        attempt.path.mkdir(mode=0o700)
-        attempt.logs.mkdir()
+        with writing(self.path):
+            self.attempts.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            taken = [int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdigit()]
+            attempt = Attempt(self.attempts / f"{max(taken, default=0) + 1:04d}")
+            attempt.path.mkdir(mode=0o700)
+            attempt.logs.mkdir()
         return attempt
 
     def set_checkpoints_aside(self) -> Path | None:
@@ -162,6 +164,18 @@ class RunDirectory:
             number += 1
         self.checkpoints.rename(aside)
         return aside
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system has against writing into a run's folder becomes an EnvironmentFault."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{path} cannot be written: {error.strerror}",
+            hint="name another folder with `output` in the run file, or make this one writable and not full",
+        ) from error
 
 
 def attempts_under(output: Path) -> list[Attempt]:

@@ -17,7 +17,7 @@ from typing import Final
 from myriarch.errors import AuthenticationError, EnvironmentFault, MyriarchError, WireError
 from myriarch.run.drains import Drains
 from myriarch.run.sweep import SOCKET_PATH_LIMIT_BYTES
-from myriarch.run.workers import Channel, Worker
+from myriarch.run.worker import Channel, Worker
 from myriarch.wire.frames import AsyncChannel
 from myriarch.wire.worker import Attach, FromWorker
 from myriarch.wire.zygote import DrainResult

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from myriarch.event.events import Heartbeat, WorkerBeat
 from myriarch.run import procfs
 from myriarch.run.node import Node
-from myriarch.run.workers import Worker
+from myriarch.run.worker import Worker
 
 
 async def beat_for_ever(node: Node, workers: Callable[[], Iterable[Worker]]) -> None:

@@ -8,7 +8,8 @@ import signal
 from myriarch.run import procfs
 from myriarch.run.messages import Inflict, Inflicted
 from myriarch.run.node import Node
-from myriarch.run.workers import Worker, WorkerTable
+from myriarch.run.worker import Worker
+from myriarch.run.workers import WorkerTable
 
 
 class Inflictor:

@@ -24,10 +24,19 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from myriarch.errors import EnvironmentFault, MyriarchError, UsageError
-from myriarch.run import room, sweep
+from myriarch.run import procfs, room, sweep
 from myriarch.run.api import ControllerClient
 from myriarch.run.certificate import create_identity
-from myriarch.run.directory import Attempt, Contact, Launch, Outcome, RunDirectory, read_json, write_json
+from myriarch.run.directory import (
+    Attempt,
+    Contact,
+    Launch,
+    Outcome,
+    RunDirectory,
+    read_json,
+    write_json,
+    writing,
+)
 from myriarch.run.identity import client_context, read_token
 from myriarch.run.local import Child, LocalEngine, places_of
 from myriarch.run.messages import MESSAGE_LIMIT_BYTES
@@ -35,12 +44,15 @@ from myriarch.run.progress import ProgressLine, Shown
 from myriarch.run.progress import decoder as shown_decoder
 from myriarch.run.resume import newest_step
 from myriarch.spec.run import ChaosEvent, ResolvedRun
+from myriarch.units import format_bytes
 
 log = logging.getLogger("myriarch.launcher")
 
 TRAIN_ZYGOTE: Final = ("-m", "myriarch.train.zygote")
 CONTROLLER_RESTARTS: Final = 10
 """Of one launch. A controller that dies more often dies of its journal or of this machine."""
+CONTROLLER_LOOK_S: Final = 0.5
+"""Between two looks whether the kernel calls the controller stopped."""
 AGENTS_END_S: Final = 5.0
 """After the run's end, for the agents to end by themselves."""
 RETRY_S: Final = 0.02
@@ -71,6 +83,7 @@ def run_training(
             "PyTorch is not installed for this Python", hint="install it: pip install 'myriarch[train]'"
         )
     room.check(resolved)
+    room.check_disk(resolved)
     with _signals_interrupt():
         return _train(resolved, fresh=fresh, zygote=zygote, port=port)
 
@@ -136,9 +149,10 @@ def _launch(
             run_id=run_id, owner_pid=os.getpid(), shm_directory=str(shm), checkpoints=str(directory.checkpoints),
             nodes=places_of(resolved.fleet), zygote=zygote,
         )  # fmt: skip
-        create_identity(attempt, addresses=("127.0.0.1",))
-        write_json(attempt.run, resolved)
-        write_json(attempt.launch, launch)
+        with writing(attempt.path):
+            create_identity(attempt, addresses=("127.0.0.1",))
+            write_json(attempt.run, resolved)
+            write_json(attempt.launch, launch)
         yield launch
     finally:
         sweep.remove_directory(shm)
@@ -175,12 +189,13 @@ class _Supervisor:
                 self._progress.say(f"run {self._resolved.run.name}: {self._attempt.path}")
                 self._engine.start_controller(port=self._port)
                 self._engine.start_agents()
-                watching = asyncio.create_task(self._watch())
+                watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._look_after_controller())]
                 try:
                     return await self._over
                 finally:
-                    watching.cancel()
-                    await asyncio.gather(watching, return_exceptions=True)
+                    for task in watching:
+                        task.cancel()
+                    await asyncio.gather(*watching, return_exceptions=True)
         finally:
             if self._over.done() and not self._over.cancelled() and self._over.exception() is None:
                 await self._engine.wait_agents(AGENTS_END_S)
@@ -193,6 +208,9 @@ class _Supervisor:
     def _agent_ended(self, child: Child) -> None:
         if self._over.done():
             return
+        if child.code > 0:  # it gave up by itself: nobody killed it
+            said = self._engine.output_of(child.name)
+            self._progress.say(f"{child.name} ended with {child.how}" + (said and f": {said}"), style="red")
         self._tell(lambda: self._client.exited(child.name, child.boot, child.how))
         if all(agent.ended.is_set() for agent in self._engine.agents.values()):
             asyncio.get_running_loop().call_later(NO_AGENTS_S, self._no_agents)
@@ -215,7 +233,9 @@ class _Supervisor:
             return
         said = self._engine.output_of("controller")
         if child.code > 0:  # it gave up by itself, and said why: starting it again would not help
-            self._fail(EnvironmentFault(f"the controller ended with {child.how}\n  {said}"))
+            free = format_bytes(shutil.disk_usage(self._attempt.path).free)
+            hint = "" if said else f"it could not say why; {self._attempt.path} has {free} free"
+            self._fail(EnvironmentFault(f"the controller ended with {child.how}" + (said and f"\n  {said}"), hint=hint))
         elif self._restarts >= CONTROLLER_RESTARTS:
             self._fail(EnvironmentFault(f"the controller died {self._restarts + 1} times, the last time {child.how}"))
         else:
@@ -224,6 +244,21 @@ class _Supervisor:
                 f"the controller was {child.how}; starting it again, it goes on from its journal", style="yellow"
             )
             self._engine.start_controller(port=self._port)
+
+    async def _look_after_controller(self) -> None:
+        """A stopped controller answers nobody and does not end: after the time-out of a silent node it is killed."""
+        limit_s, stopped_s = self._resolved.run.recovery.heartbeat_timeout_s, 0.0
+        while True:
+            await asyncio.sleep(CONTROLLER_LOOK_S)
+            child = self._engine.controller
+            if child is None or procfs.state(child.process.pid) != "T":
+                stopped_s = 0.0
+                continue
+            stopped_s += CONTROLLER_LOOK_S
+            if stopped_s >= limit_s:
+                log.warning("the controller is stopped for %g s: it is killed", stopped_s)
+                child.kill_group()
+                stopped_s = 0.0
 
     def _fail(self, error: MyriarchError) -> None:
         if not self._over.done():

@@ -1,19 +1,24 @@
 """Whether the launcher that owns this process still lives.
 
-It holds the writing end of a pipe and never writes: the end of the stream is its death, whatever it died of.
+It holds the writing end of a pipe and never writes: the end of the stream is its death, whatever it died of. A process
+that is stopped (SIGSTOP) would not see it, and would stay for ever: the kernel wakes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import signal
 from collections.abc import Callable
 from typing import Final
 
 from myriarch.errors import EnvironmentFault
 
 OWNER_VARIABLE: Final = "MYRIARCH_OWNER_FD"
+_PR_SET_PDEATHSIG: Final = 1
+"""prctl(2): the signal that this process gets when the one that started it dies."""
 
 
 class Owner:
@@ -34,6 +39,8 @@ class Owner:
             raise EnvironmentFault(
                 f"{OWNER_VARIABLE} names no open pipe: this process is started by `myriarch train`, not by hand"
             ) from error
+        # Where it is refused, only what is stopped at that moment outlives the owner: no reason to give up the run.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
         return cls(descriptor)
 
     def __enter__(self) -> Owner:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self, cast
 
 import msgspec
 from rich.console import Console
@@ -46,11 +49,39 @@ class Shown(msgspec.Struct):
 decoder: Final = msgspec.json.Decoder(Shown)
 
 
+class Talk:
+    """A stream whose reader may leave: a closed terminal or pipe ends no run; what is said then goes nowhere."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._nobody_listens()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._nobody_listens()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _nobody_listens(self) -> None:
+        """What is left in the stream's buffer, and whatever else this process says there, must have somewhere to go."""
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
 class ProgressLine:
     """A context manager; `show` it each new state."""
 
     def __init__(self, *, steps: int, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Console(file=cast(IO[str], Talk(sys.stderr)), highlight=False)
         self._steps = steps
         self._bar = Progress(
             TextColumn("{task.fields[phase]:<9}"), BarColumn(bar_width=None),
@@ -97,7 +128,8 @@ class ProgressLine:
     def _say_news(self, shown: Shown) -> None:
         for told in shown.incidents:
             if told.at_s > self._told_until_s:
-                self.say(f"incident {told.incident}, {told.choice}: {told.text}", style="yellow")
+                what = f"incident {told.incident}, {told.choice}" if told.incident else told.choice
+                self.say(f"{what}: {told.text}", style="yellow" if told.incident else "")
         self._told_until_s = max([self._told_until_s, *(told.at_s for told in shown.incidents)])
         for text in shown.warnings[self._warned :]:
             self.say(f"warning: {text}", style="yellow")

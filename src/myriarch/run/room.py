@@ -1,4 +1,4 @@
-"""Whether this machine has room for a run's memory tier: asked before anything is started, so that nothing is lost."""
+"""Whether this machine has room for a run, in memory and on disk: asked before anything starts, so nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from myriarch.units import format_bytes
 SLOTS: Final = 2
 """Of each shard, wherever it is held: the committed one and the one that is being filled."""
 
+JOURNAL_BYTES: Final = 8 * 1024**2
+"""For journal, ledger and logs: a few thousand steps' worth; a long run's grow with it."""
+
 
 def shard_bytes(resolved: ResolvedRun, group: Group) -> float:
     """One worker's part of the state. Optimizer scalars, indexes and hashes are a per mille of it and left out."""
@@ -25,6 +28,20 @@ def machine_bytes(resolved: ResolvedRun) -> float:
     """All slots of all nodes of a local fleet."""
     copies = 1 + resolved.run.checkpoint.copies
     return sum(SLOTS * copies * group.mesh.devices * shard_bytes(resolved, group) for group in resolved.run.groups)
+
+
+def check_disk(resolved: ResolvedRun) -> None:
+    """Raise EnvironmentFault when the checkpoints that are kept, the one being written and the journal cannot fit."""
+    output = Path(resolved.run.output).absolute()
+    there = next(path for path in (output, *output.parents) if path.exists())
+    needed_bytes = (1 + resolved.run.checkpoint.keep_on_disk) * state_bytes(resolved.model) + JOURNAL_BYTES
+    free_bytes = shutil.disk_usage(there).free
+    if needed_bytes > free_bytes:
+        raise EnvironmentFault(
+            f"{there} has {format_bytes(free_bytes)} free, and the run's checkpoints, journal and logs take "
+            f"{format_bytes(needed_bytes)}",
+            hint="free it, name another folder with `output` in the run file, or lower `checkpoint.keep_on_disk`",
+        )
 
 
 def check(resolved: ResolvedRun, *, shm: Path = SHM) -> None:

@@ -44,21 +44,30 @@ class Zygote:
         """Forks that were asked for and not yet answered, in order."""
         self._ends: dict[int, asyncio.Future[Reaped]] = {}
         self.torch_version = ""
+        self._on_ready: Callable[[], None] = lambda: None
         self._send_order = asyncio.Lock()
 
-    async def run(self, *, on_restart: Callable[[], None] = lambda: None) -> None:
-        """Keep a zygote alive. Raises EnvironmentFault when it died too often."""
+    async def run(self, *, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Keep a zygote alive; `on_ready` is called when it can fork. Raises EnvironmentFault if it died too often."""
+        self._on_ready = on_ready
         for _ in range(RESTART_LIMIT + 1):
             await self._live()
             log.error("the zygote ended; its output is in %s", self._log_path)
-            on_restart()
         said = self._log_path.read_text(errors="replace").strip().splitlines() or ["nothing"]
         raise EnvironmentFault(
             f"the zygote ended {RESTART_LIMIT + 1} times; its last words: {said[-1]}", hint=f"see {self._log_path}"
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether a fork is answered at once."""
+        return self._ready.is_set()
+
     async def fork(self, request: ForkWorker | ForkDrain) -> int:
-        """The new process's id. Waits until the zygote is ready. Raises WireError if it dies over it."""
+        """The new process's id. Waits until the zygote is ready.
+
+        Raises EnvironmentFault if there is no room for another process, WireError if the zygote dies over it.
+        """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         async with self._send_order:
             await self._ready.wait()
@@ -115,9 +124,13 @@ class Zygote:
                 log.info("the zygote has torch %s after %.2f s", message.torch_version, message.import_s)
                 self.torch_version = message.torch_version
                 self._ready.set()
+                self._on_ready()
             case Forked():
                 if self._forks and not (answer := self._forks.popleft()).done():
-                    answer.set_result(message.pid)
+                    if message.error:
+                        answer.set_exception(_cannot_fork(message.error))
+                    else:
+                        answer.set_result(message.pid)
             case Reaped():
                 end = self.end_of(message.pid)
                 if not end.done():
@@ -132,3 +145,7 @@ class Zygote:
         for pid, end in self._ends.items():
             if not end.done():
                 end.set_result(Reaped(pid=pid, signal=signal.SIGKILL, code=0))
+
+
+def _cannot_fork(why: str) -> EnvironmentFault:
+    return EnvironmentFault(why, hint="look at the limits on processes, memory and open files (ulimit -a, pids.max)")

@@ -1,8 +1,9 @@
 """Groups onto nodes: at the start, after losses, and when nodes come back.
 
-A group keeps the nodes it has. A place that became empty is filled by an idle node of the same pool: first one that
-already holds the shards of that place, then the node that was there (it came back as another machine), then the
-first by name. Where no node is left the group goes on smaller: copies of the model inside the group are given up first
+A group keeps the nodes it has. A place that became empty is filled by an idle node of the same pool: a warm one before
+one whose processes still have to import torch, which takes longer than most restores; among equals one that already
+holds the shards of that place, then the node that was there (it came back as another machine), then the first by name.
+Where no node is left the group goes on smaller: copies of the model inside the group are given up first
 (`dp_replicate`), then the shards are spread over fewer devices (`dp_shard`), until the batch can be split again.
 A group without any node is missing.
 """
@@ -59,20 +60,22 @@ def assign(
     idle: Mapping[PoolId, Sequence[NodeId]],
     previous: Mapping[GroupId, GroupLayout],
     lost: Callable[[NodeId], bool],
-    warm: Callable[[GroupId, int, NodeId], bool],
+    holds: Callable[[GroupId, int, NodeId], bool],
+    warm: Callable[[NodeId], bool],
     fits: Fits,
 ) -> Assignment:
     """Give every group its nodes.
 
     `previous` is how the groups lay before, `lost` says which of those nodes are gone, `idle` are the usable nodes of
-    each pool that no group has, and `warm(group, place, node)` whether a node already holds the shards of a place.
+    each pool that no group has, `holds(group, place, node)` says whether a node already has the shards of a place, and
+    `warm(node)` whether it forks workers at once.
     """
     free = {pool: sorted(nodes, key=node_order) for pool, nodes in idle.items()}
     wanted: list[tuple[Group, tuple[NodeId | None, ...]]] = []
     replaced: list[Replacement] = []
     for group in groups:
         before = previous.get(GroupId(group.name))
-        places, changes = _fill(group, before, free[PoolId(group.pool)], lost, warm)
+        places, changes = _fill(group, before, free[PoolId(group.pool)], lost, holds, warm)
         wanted.append((group, places))
         replaced += changes
     layouts = _shrink_to_fit(wanted, fits)
@@ -101,7 +104,8 @@ def _fill(
     before: GroupLayout | None,
     free: list[NodeId],
     lost: Callable[[NodeId], bool],
-    warm: Callable[[GroupId, int, NodeId], bool],
+    holds: Callable[[GroupId, int, NodeId], bool],
+    warm: Callable[[NodeId], bool],
 ) -> tuple[tuple[NodeId | None, ...], list[Replacement]]:
     """The group's places, filled as far as nodes go. Takes what it uses out of `free`."""
     name = GroupId(group.name)
@@ -114,7 +118,10 @@ def _fill(
         held[place] = None
         if not free:
             continue
-        chosen = min(free, key=lambda other: (not warm(name, place, other), other != node, node_order(other)))
+        chosen = min(
+            free,
+            key=lambda other: (not warm(other), not holds(name, place, other), other != node, node_order(other)),
+        )
         free.remove(chosen)
         held[place] = chosen
         changes.append(Replacement(group=name, place=place, lost=node, node=chosen))

@@ -9,12 +9,13 @@ from myriarch.spec.run import Run
 
 FaultAction = Literal[
     "kill", "stop", "slow", "return", "disconnect",
-    "user_error", "bad_shard", "skip_snapshot", "drain_error", "request_stop",
+    "user_error", "bad_shard", "skip_snapshot", "no_room", "drain_error", "request_stop",
 ]  # fmt: skip
 """`kill`: SIGKILL. `stop`: SIGSTOP. `slow`: devices become slower. `return`: a lost node's name comes back with another
 machine. `disconnect`: a control connection closes for a while. `user_error`: a worker's script raises. `bad_shard`: a
-node's shards no longer match their hashes. `skip_snapshot`: a worker finds no free slot once. `drain_error`: a node's
-next write to disk fails. `request_stop`: somebody asks the run to end."""
+node's shards no longer match their hashes. `skip_snapshot`: a worker finds no free slot once. `no_room`: a node
+takes no copies any more. `drain_error`: a node's next write to disk fails. `request_stop`: somebody asks the run to
+end."""
 
 
 class Fault(Value, frozen=True, kw_only=True):

@@ -119,6 +119,8 @@ class Inflicter:
                 self.world.disconnect(node, duration_s=fault.duration_s)
             case "bad_shard":
                 node.memory.spoil()
+            case "no_room":
+                node.memory.refuses_copies = True
             case "drain_error":
                 node.drain_errors += 1
             case "slow":

@@ -20,6 +20,8 @@ class SimMemory:
         self._cells: dict[tuple[GroupId, Rank, Role], list[HeldShard]] = {}
         self._foreign: list[HeldShard] = []
         self.bad: set[str] = set()
+        self.refuses_copies = False
+        """There is no room for what others send."""
 
     def store(self, shard: HeldShard) -> bool:
         """Put a shard into a free slot. False when both are taken."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from myriarch.event.actions import AnyAction, WorkerPlan
 from myriarch.event.events import AnyEvent, NodeJoined, RunningWorker
-from myriarch.event.ids import Incarnation, NodeId, PoolId, Step
+from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Step
 from myriarch.event.layout import ShardKey
 from myriarch.simulate.memory import SimMemory
 
@@ -81,6 +81,7 @@ class SimNode:
                 for key, worker in self.workers.items()
             ),
             shards=self.memory.held(),
+            warm=True,
         )
 
 
@@ -91,7 +92,11 @@ class Stride:
     incarnation: Incarnation
     step: Step
     """Steps done."""
-    workers: list[SimWorker] = field(default_factory=list)
+    workers: dict[ShardKey, SimWorker] = field(default_factory=dict)
+    compute_s: dict[GroupId, float] = field(default_factory=dict)
+    """Of the step under way: each group's own forward and backward."""
+    failing: set[GroupId] = field(default_factory=set)
+    """Groups whose collectives are about to fail, since somebody of theirs died."""
     holding: bool = False
     broken: bool = False
     """Somebody died, left or hangs: nothing completes any more."""

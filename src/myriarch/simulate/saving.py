@@ -113,6 +113,8 @@ class Saving:
         copy = msgspec.structs.replace(shard, role="copy")
         if not taker.alive or taker.stopped:
             self._skip(worker, shard.step, f"its copy to {target} failed: connection refused")
+        elif taker.memory.refuses_copies:
+            self._skip(worker, shard.step, f"its copy to {target} failed: no room (injected)")
         elif not taker.memory.store(copy):
             self._skip(worker, shard.step, f"its copy to {target} failed: both slots are taken")
         else:

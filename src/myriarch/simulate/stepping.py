@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from myriarch.event.actions import GroupShare, StartSteps
 from myriarch.event.events import StepCompleted, WorkerExited, WorkerHeld
-from myriarch.event.ids import GroupId, Incarnation, Step
+from myriarch.event.ids import GroupId, Incarnation, Rank, Step
 from myriarch.event.spans import Leaf
 from myriarch.simulate.node import SimNode, SimWorker, Stride
 from myriarch.units import NS_PER_S
@@ -43,7 +43,7 @@ class Stepping:
         for worker in node.workers.values():
             if worker.incarnation == action.incarnation and worker.state == "ready":
                 worker.state = "stepping"
-                self.stride.workers.append(worker)
+                self.stride.workers[worker.key] = worker
         if len(self._started) == len(action.nodes):
             whole = sum(share.world_size for share in action.shares)
             self.stride.broken |= len(self.stride.workers) < whole
@@ -57,29 +57,30 @@ class Stepping:
     def lost(self, worker: SimWorker) -> None:
         """A worker died. Its group's collectives fail; other groups wait for word from their agents."""
         stride = self.stride
-        if stride is None or worker not in stride.workers:
+        if stride is None or stride.workers.get(worker.key) is not worker:
             return
-        held = worker.state == "held"
         stride.broken = True
-        stride.workers.remove(worker)
-        if held:
-            return
-        for peer in [one for one in stride.workers if one.key[0] == worker.key[0]]:
-            self.world.clock.after(self.world.timing.collective_s, partial(self._fail, peer, peer.incarnation))
+        del stride.workers[worker.key]
+        group = worker.key[0]
+        if worker.state != "held" and group not in stride.failing:
+            stride.failing.add(group)
+            self.world.clock.after(self.world.timing.collective_s, partial(self._fail, stride, group))
 
     def leave(self, worker: SimWorker) -> None:
         """A worker goes over to another incarnation."""
-        if self.stride is not None and worker in self.stride.workers:
-            self.stride.broken = True
-            self.stride.workers.remove(worker)
+        stride = self.stride
+        if stride is not None and stride.workers.get(worker.key) is worker:
+            stride.broken = True
+            del stride.workers[worker.key]
 
     def raise_in(self, worker: SimWorker, detail: str) -> None:
         """A worker's script raises."""
         self._exit(worker, "user_error", detail)
 
-    def _fail(self, worker: SimWorker, incarnation: Incarnation) -> None:
-        if worker.able and worker.incarnation == incarnation and worker.state == "stepping":
-            self._exit(worker, "collective_error", "connection closed by peer")
+    def _fail(self, stride: Stride, group: GroupId) -> None:
+        for peer in [one for one in stride.workers.values() if one.key[0] == group]:
+            if peer.able and peer.incarnation == stride.incarnation and peer.state == "stepping":
+                self._exit(peer, "collective_error", "connection closed by peer")
 
     def _exit(self, worker: SimWorker, cause: str, detail: str) -> None:
         node, key, incarnation = worker.node, worker.key, worker.incarnation
@@ -103,28 +104,26 @@ class Stepping:
         if stride.step >= self.world.resolved.run.steps:
             self._hold_all(stride, finished=True)
             return
-        self.world.clock.after(self._step_s(), partial(self._end_step, stride))
+        stride.compute_s = self._compute_s(stride)
+        step_s = max(stride.compute_s.values()) + self.world.timing.bridge_s
+        self.world.clock.after(step_s, partial(self._end_step, stride))
 
-    def _step_s(self) -> float:
-        compute = [self._compute_s(share.group) for share in self._shares()]
-        return max(compute) + self.world.timing.bridge_s
-
-    def _compute_s(self, group: GroupId) -> float:
-        """The group's own forward and backward: as slow as its slowest device."""
-        stride, share = self.stride, next(share for share in self._shares() if share.group == group)
-        assert stride is not None
-        nodes = [worker.node for worker in stride.workers if worker.key[0] == group]
-        if not nodes:
-            return 0.0
-        device_s = max(self.world.timing.device_sequence_s(node.pool) / node.speed for node in nodes)
-        return share.count * device_s / share.world_size
+    def _compute_s(self, stride: Stride) -> dict[GroupId, float]:
+        """Each group's own forward and backward: as slow as its slowest device."""
+        slowest_s: dict[GroupId, float] = {}
+        for key, worker in stride.workers.items():
+            device_s = self.world.timing.device_sequence_s(worker.node.pool) / worker.node.speed
+            slowest_s[key[0]] = max(slowest_s.get(key[0], 0.0), device_s)
+        return {
+            share.group: share.count * slowest_s.get(share.group, 0.0) / share.world_size for share in self._shares()
+        }
 
     def _shares(self) -> tuple[GroupShare, ...]:
         assert self._start is not None
         return self._start.shares
 
     def _end_step(self, stride: Stride) -> None:
-        if stride is not self.stride or stride.broken or not all(worker.able for worker in stride.workers):
+        if stride is not self.stride or stride.broken or not all(worker.able for worker in stride.workers.values()):
             return
         begun_ns, now_ns = self._begun_ns, self.world.clock.now_ns
         duration_s = (now_ns - begun_ns) / NS_PER_S
@@ -132,7 +131,7 @@ class Stepping:
         self._account_step(stride, before, begun_ns, now_ns)
         tokens = self.world.resolved.run.batch.sequences * self.world.resolved.model.context_tokens
         for share in self._shares():
-            first = next(worker for worker in stride.workers if worker.key == (share.group, 0))
+            first = stride.workers[share.group, Rank(0)]
             event = StepCompleted(
                 group=share.group,
                 incarnation=stride.incarnation,
@@ -141,7 +140,7 @@ class Stepping:
                 tokens=tokens,
                 group_tokens=share.count * self.world.resolved.model.context_tokens,
                 duration_s=duration_s,
-                compute_s=round(self._compute_s(share.group), 9),
+                compute_s=round(stride.compute_s[share.group], 9),
             )
             self.world.report(first.node, event)
         finished = stride.step >= self.world.resolved.run.steps
@@ -153,7 +152,8 @@ class Stepping:
         stop = finished or stride.holding
         stall_s = 0.0
         if stop or stride.step % self._start.memory_every_steps == 0:
-            stall_s = max(self.work.saving.snapshot(worker, stride.step, final=stop) for worker in stride.workers)
+            workers = stride.workers.values()
+            stall_s = max(self.work.saving.snapshot(worker, stride.step, final=stop) for worker in workers)
         if stop:
             self.world.clock.after(stall_s, partial(self._hold_if_whole, stride, finished))
         else:
@@ -168,7 +168,7 @@ class Stepping:
             self._hold_all(stride, finished=finished)
 
     def _hold_all(self, stride: Stride, *, finished: bool) -> None:
-        for worker in list(stride.workers):
+        for worker in list(stride.workers.values()):
             if worker.able and worker.state == "stepping":
                 worker.state = "held"
                 event = WorkerHeld(
@@ -183,8 +183,8 @@ class Stepping:
 
     def _account_step(self, stride: Stride, step: Step, start_ns: int, end_ns: int) -> None:
         bridge_ns = round(self.world.timing.bridge_s * NS_PER_S)
-        for worker in stride.workers:
-            compute_ns = start_ns + round(self._compute_s(worker.key[0]) * NS_PER_S)
+        for worker in stride.workers.values():
+            compute_ns = start_ns + round(stride.compute_s[worker.key[0]] * NS_PER_S)
             merge_ns = max(compute_ns, end_ns - bridge_ns)
             device = worker.plan.device_index
             parts: tuple[tuple[Leaf, int, int], ...] = (

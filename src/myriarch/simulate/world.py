@@ -50,8 +50,9 @@ from myriarch.simulate.replay import replayed
 from myriarch.simulate.timing import Timing
 from myriarch.simulate.work import Work
 from myriarch.spec.run import ResolvedRun
+from myriarch.units import NS_PER_S
 
-EPOCH_NS: Final = 1_600_000_000 * 1_000_000_000
+EPOCH_NS: Final = 1_600_000_000 * NS_PER_S
 """When virtual time begins: a plausible instant, so that times have as many digits as real ones."""
 
 EVENTS_LIMIT: Final = 10_000_000
@@ -105,6 +106,8 @@ class World:
         self._check = check
         self._boots = 0
         self._controller_up = True
+        self._alarm_s: float | None = None
+        """The deadline that a `Tick` is set for."""
         self._waiting: list[AnyEvent] = []
         """What the engine has to report while the controller is away."""
 
@@ -128,7 +131,7 @@ class World:
             spans=tuple(self.work.spans),
             end=self.end,
             digest=self.control.digest(),
-            duration_s=(self.clock.now_ns - EPOCH_NS) / 1e9,
+            duration_s=(self.clock.now_ns - EPOCH_NS) / NS_PER_S,
         )
 
     def boot(self, name: NodeId, pool: PoolId, *, after_s: float) -> None:
@@ -173,20 +176,23 @@ class World:
     def _wake(self) -> None:
         """A `Tick` when the machine wants one. Later ones are asked for then."""
         deadline_s = self.control.deadline_s
-        if deadline_s is None:
+        if deadline_s is not None and deadline_s != self._alarm_s:
+            self._alarm_s = deadline_s
+            self.clock.at(round(deadline_s * NS_PER_S), partial(self._tick, deadline_s))
+
+    def _tick(self, alarm_s: float) -> None:
+        if alarm_s != self._alarm_s:
+            return  # another one was set since
+        self._alarm_s = None
+        if not self._controller_up or self.control.deadline_s is None:
             return
-        when_ns = round(deadline_s * 1e9)
-
-        def tick() -> None:
-            due_s = self.control.deadline_s
-            if not self._controller_up or due_s is None or due_s != deadline_s:
-                return
-            if due_s <= self.clock.now_s:
-                self._take(Tick())
-            else:  # the float of the instant lies a hair before the deadline's
-                self.clock.at(self.clock.now_ns + 1_000, tick)
-
-        self.clock.at(when_ns, tick)
+        if self.control.deadline_s <= self.clock.now_s:
+            self._take(Tick())
+        elif alarm_s == self.control.deadline_s:  # the float of this instant lies a hair before the deadline's
+            self._alarm_s = alarm_s
+            self.clock.at(self.clock.now_ns + 1_000, partial(self._tick, alarm_s))
+        else:
+            self._wake()
 
     def _tell(self, action: AnyAction) -> None:
         for name in _recipients(action):
@@ -215,6 +221,7 @@ class World:
         if self.control.digest() != before:
             raise AssertionError("the replayed control is not the one that died")
         self._controller_up = True
+        self._alarm_s = None
         gone = []
         for name, shown in ((view.node, view.boot) for view in self.control.view().nodes if view.connected):
             node = self.nodes[name]

@@ -217,7 +217,8 @@ def wrong_target(target: str, *, fleet: Fleet, groups: tuple[Group, ...]) -> str
     head, _, index = target.rpartition("-")
     nodes = {pool.name: pool.nodes + pool.spares for pool in fleet.pools}
     if head not in nodes:
-        return f"`{target}` is not known;{did_you_mean(head or target, nodes)} {forms}"
+        near = did_you_mean(target, fleet.node_names) or did_you_mean(head or target, nodes)
+        return f"`{target}` is not known;{near} {forms}"
     return "" if _is_below(index, nodes[head]) else f"pool `{head}` has nodes {head}-0 to {head}-{nodes[head] - 1}"
 
 

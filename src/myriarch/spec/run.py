@@ -135,7 +135,8 @@ class Run(Spec, frozen=True, kw_only=True):
     groups: tuple[Group, ...] = ()
     """Empty: one group per pool, over all its nodes, sharded over all its devices."""
     shares: Literal["measured"] | dict[Name, Count] = "measured"
-    """Sequences of the batch per group: in proportion to each group's measured speed, or as said here."""
+    """Sequences of the batch per group: in proportion to each group's measured speed, and split anew when the steps
+    show other speeds than the calibration did; or as said here, for good."""
     bridge: Bridge = Bridge()
     checkpoint: Checkpoint = Checkpoint()
     recovery: Recovery = Recovery()

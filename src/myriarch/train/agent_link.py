@@ -35,7 +35,7 @@ class Link(Protocol):
         ...
 
     def next_word(self) -> Go | Rejoin:
-        """The next `Go` or `Rejoin`, waiting for it. Raises AgentGone."""
+        """The next `Go` or `Rejoin`, waiting for it. Raises AgentGone; WireError if the agent is there and mute."""
         ...
 
     def take_hold(self) -> bool:
@@ -78,10 +78,7 @@ class AgentLink:
     def next_word(self) -> Go | Rejoin:
         while not self._words:
             self._sort(self._receive(AGENT_WORD_LIMIT_S))
-        word = self._words.popleft()
-        if isinstance(word, Rejoin):
-            self._hold = False  # it was meant for the incarnation that ends here
-        return word
+        return self._words.popleft()
 
     def take_hold(self) -> bool:
         self.pump()
@@ -104,10 +101,8 @@ class AgentLink:
             self._sort(self._receive(limit_s))
 
     def _receive(self, limit_s: float) -> FromAgent:
-        try:
-            message = self._channel.receive(timeout_s=limit_s)
-        except WireError as error:
-            raise AgentGone(str(error)) from error
+        # WireError passes: an agent that is silent or talks nonsense is still there, and is told why this worker ends.
+        message = self._channel.receive(timeout_s=limit_s)
         if message is None:
             raise AgentGone("the agent closed the worker's socket")
         return message
@@ -115,6 +110,8 @@ class AgentLink:
     def _sort(self, message: FromAgent) -> None:
         if isinstance(message, Go | Rejoin):
             self._words.append(message)
+            if isinstance(message, Rejoin):
+                self._hold = False  # what came before it was meant for the incarnation that it ends
         elif isinstance(message, Hold):
             self._hold = True
         elif not isinstance(message, SlotFree):  # a slot's own state word says whether it is free

@@ -344,8 +344,11 @@ def build(
     try:
         callers = {peer for peer in peers if order[peer[0]] < order[member.group]}
         for peer in peers:
-            if peer not in callers:
-                sockets[peer] = dial(member, peer, where[peer], interrupt=interrupt, until=until)
+            if peer in callers:
+                continue
+            if peer not in where:
+                raise BridgeError(f"nobody said where {name_of(peer)} listens")
+            sockets[peer] = dial(member, peer, where[peer], interrupt=interrupt, until=until)
         _admit_all(member, listener, callers, sockets, interrupt=interrupt, until=until)
     except BaseException:
         for sock in sockets.values():

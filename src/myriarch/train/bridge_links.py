@@ -81,7 +81,8 @@ def name_of(peer: PeerId) -> str:
 
 def listen(host: str) -> socket.socket:
     """The worker's end of the bridge, on a free port of `host`."""
-    listener = socket.create_server((host, 0), backlog=BACKLOG)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family, backlog=BACKLOG)
     listener.setblocking(False)
     return listener
 

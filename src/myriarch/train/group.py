@@ -26,8 +26,12 @@ class Group:
         return rows.view(self.world_size, -1).tolist()
 
     def maxima(self, values: Sequence[float]) -> list[float]:
-        """The largest of each value over the group."""
-        return [max(column) for column in zip(*self.gather(values), strict=True)]
+        """The largest of each value over the group. None of them may be NaN."""
+        if self.world_size == 1:
+            return list(values)
+        largest = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return [float(value) for value in largest.tolist()]
 
     def add(self, values: Sequence[int]) -> list[int]:
         """The group's sums of 64-bit integers: the same in any order."""

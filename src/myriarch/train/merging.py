@@ -51,8 +51,8 @@ class Merging:
         Raises BridgeError, AuthenticationError when the other side is not what it should be.
         """
         self.disconnect()
-        failed = False
-        if len(go.shares) > 1:
+        failed = self._link.pump()
+        if len(go.shares) > 1 and not failed:
             try:
                 self._bridge = build(
                     self._membership(go, plan),

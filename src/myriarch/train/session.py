@@ -28,7 +28,7 @@ from typing import Any, Final, Self
 from torch import Tensor
 
 from myriarch.arena.beacon import Beacon, PhaseName
-from myriarch.errors import MyriarchError, UsageError
+from myriarch.errors import EnvironmentFault, MyriarchError, UsageError, UserScriptError
 from myriarch.event.actions import Fresh, GroupShare, WorkerPlan
 from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step, device_id
 from myriarch.event.spans import Leaf
@@ -144,7 +144,7 @@ class Session:
         while True:
             try:
                 self._ready(calibration)
-                word = self._link.next_word()
+                word = self._next_word()
                 if isinstance(word, Go):
                     yield from self._incarnation(word)
                     word = self._await_rejoin()
@@ -177,10 +177,20 @@ class Session:
         )
         self._report_time(force=True)
 
+    def _next_word(self) -> Go | Rejoin:
+        """The next word that is meant for this incarnation or ends it."""
+        while True:
+            word = self._link.next_word()
+            if isinstance(word, Rejoin) or word.incarnation == self.plan.incarnation:
+                return word
+
     def _incarnation(self, go: Go) -> Iterator[Step]:
         """The steps of one incarnation. Ends when the group leaves it, or holds."""
+        if go.start_step != self._step:
+            raise EnvironmentFault(
+                f"this worker's state is of step {self._step}, it was told to go on from {go.start_step}"
+            )
         self._go = go
-        self._step = go.start_step
         self._notes = _StepNotes()
         self._at("bridge")
         if not self._merging.connect(go, self.plan):
@@ -240,6 +250,8 @@ class Session:
             merged = self._merging.cross(gradient, own, step=self._step)
             self._book_crossing(began_ns, merged)
             if merged is not None and gradient is not None:
+                if merged.tokens <= 0:
+                    raise UserScriptError(f"step {self._step} has a gradient but no valid token in any group")
                 gradient.div_(float(merged.tokens))
         self._at("collective")
         notes.merged = self._merging.vote(merged)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple
 
-from torch import Tensor
 from torch.distributed.checkpoint.stateful import Stateful
 
 from myriarch.errors import UsageError
@@ -72,7 +71,7 @@ def _walk(path: Path, part: Any) -> Iterator[tuple[Path, Any]]:
         for key, child in part.items():
             yield from _walk((*path, str(key)), child)
     else:
-        yield path, part.detach() if isinstance(part, Tensor) else part
+        yield path, part
 
 
 def _put(root: Any, path: Path, value: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from myriarch.event.actions import Fresh
 from myriarch.event.ids import Step
 from myriarch.train.calibration import calibrate
 from myriarch.train.data import Corpus, read_corpus
@@ -25,6 +26,7 @@ from myriarch.train.parallel import (
     local_of,
     prepare_micro_batch,
     reset_parameters,
+    zeros_beside,
 )
 from myriarch.train.session import Session
 
@@ -41,7 +43,7 @@ class FlatGradient:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters: Final = parameters
-        locals_ = [local_of(parameter.detach()) for parameter in parameters]
+        locals_ = [local_of(parameter) for parameter in parameters]
         self.flat: Final = torch.zeros(sum(local.numel() for local in locals_), device=locals_[0].device)
         parts = torch.split(self.flat, [local.numel() for local in locals_])
         self.shards: Final = [part.view(local.shape) for part, local in zip(parts, locals_, strict=True)]
@@ -70,18 +72,17 @@ class Trainer:
         self._session: Final = session
         self._run: Final = run
         device_mesh = device_mesh_of(session.plan.mesh, device_type=session.device.type)
+        fresh = isinstance(session.plan.restore, Fresh)
         self._decoder: Final[Decoder] = build_decoder(
-            spec, device_mesh=device_mesh, device=session.device, seed=run.seed
+            spec, device_mesh=device_mesh, device=session.device, seed=run.seed if fresh else None
         )
         self._named: Final[dict[str, Tensor]] = dict(sorted(self._decoder.named_parameters()))
         self._elements: Final = spec.parameters
-        with torch.no_grad():
-            self._means: Final = {name: torch.zeros_like(tensor) for name, tensor in self._named.items()}
-            self._squares: Final = {name: torch.zeros_like(tensor) for name, tensor in self._named.items()}
+        self._means: Final = {name: zeros_beside(tensor) for name, tensor in self._named.items()}
+        self._squares: Final = {name: zeros_beside(tensor) for name, tensor in self._named.items()}
         self._gradient: Final = FlatGradient(list(self._named.values()))
         parameters, means, squares = (
-            [local_of(tensor.detach()) for tensor in tensors.values()]
-            for tensors in (self._named, self._means, self._squares)
+            [local_of(tensor) for tensor in tensors.values()] for tensors in (self._named, self._means, self._squares)
         )
         self._optimizer: Final = AdamW(parameters, means, squares, spec=run.optimizer)
         with session.timeline.within("data_open"):

@@ -44,8 +44,8 @@ def main(job: ForkWorker, *, forked_ns: int) -> int:
         AgentLink(channel).send(attachment)
         with attach(timeline=Timeline(start_ns=forked_ns)) as session:
             return _run(session, channel)
-    except AgentGone:
-        return 0
+    except AgentGone as gone:
+        return _nobody_left(gone)
     except MyriarchError as error:
         return _fail(channel, error)
 
@@ -55,12 +55,18 @@ def _run(session: Session, channel: Channel[FromAgent]) -> int:
         torch.manual_seed(key_of("torch", session.run.seed, session.plan.rank) >> 1)
         session.join()
         Trainer(session).train()
-    except AgentGone:
+    except AgentGone as gone:
         session.last_words()
-        return 0
+        return _nobody_left(gone)
     except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the agent is to know
         session.last_words()
         return _fail(channel, error)
+    return 0
+
+
+def _nobody_left(gone: AgentGone) -> int:
+    """An end in order; the log says why, should the agent be there after all."""
+    logging.getLogger("myriarch.worker").info("ends: %s", gone)
     return 0
 
 

@@ -75,21 +75,32 @@ class Zygote:
                         self._reap(descriptor)
                     elif (order := self._channel.receive()) is None:
                         return
-                    else:
-                        poller.register(self._obey(order), select.POLLIN)
+                    elif (child := self._obey(order)) is not None:
+                        poller.register(child, select.POLLIN)
         finally:
             self._kill_all()
 
-    def _obey(self, order: ToZygote) -> int:
+    def _obey(self, order: ToZygote) -> int | None:
+        """Fork, and say so. Returns the child's pidfd; None when the machine has no room for another process."""
         forked_ns = time.time_ns()
         work: Callable[[], int] = (
             (lambda: _work(order, forked_ns)) if isinstance(order, ForkWorker) else (lambda: _drain(order))
         )
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes, no memory: the children that there are go on
+            self._channel.send(Forked(pid=0, error=f"the zygote cannot fork: {error}"))
+            return None
         if pid == 0:
             self._become_child(order, work, parent)
-        descriptor = os.pidfd_open(pid)
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError as error:  # a child whose end cannot be watched is better not there
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._channel.send(Forked(pid=0, error=f"the zygote cannot watch what it forked: {error}"))
+            return None
         self._children[descriptor] = pid
         self._channel.send(Forked(pid=pid))
         return descriptor

@@ -1,7 +1,7 @@
 """What an agent and its zygote say to each other over a socket pair.
 
-The zygote has torch imported and holds no device; it forks workers and drains, reaps them, and says so. It is started as
-`python -m myriarch.train.zygote <fd>`, because `run` never imports `train`.
+The zygote has torch imported and holds no device; it forks workers and drains, reaps them, and says so. It is started
+as `python -m myriarch.train.zygote <fd>`, because `run` never imports `train`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DrainJob(Value, frozen=True, kw_only=True):
 
 
 class ForkWorker(Message, frozen=True, kw_only=True):
-    """Fork a worker: it joins `cgroup_procs` if that is not empty, writes to `log_path`, and attaches to `socket_path`."""
+    """Fork a worker: it joins `cgroup_procs` unless that is empty, writes to `log_path`, attaches to `socket_path`."""
 
     socket_path: str
     token: str
@@ -67,6 +67,8 @@ class Forked(Message, frozen=True, kw_only=True):
     """The answer to each fork, in order."""
 
     pid: int
+    """0: there is no process, for the reason that `error` says."""
+    error: str = ""
 
 
 class Reaped(Message, frozen=True, kw_only=True):

@@ -106,7 +106,7 @@ def measure(trials: int, peer_trials: int) -> dict[str, Any]:
     known = [time for time in peer if time is not None]
     median = statistics.median(known) if known else None
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Linux {platform.release()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().partition('-')[0]}",
         "state_bytes_per_worker": state_bytes(),
         "worker": worker,
         "node": node,

@@ -135,9 +135,9 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
         folder = Path(name)
         rounds.extend(
             {
-                "fast": train(folder, pools=["fast"], sequences=12, steps=steps),
-                "slow": train(folder, pools=["slow"], sequences=4, steps=steps),
-                "both": train(folder, pools=["fast", "slow"], sequences=16, steps=steps),
+                "fast": train(folder, pools=["fast"], sequences=24, steps=steps),
+                "slow": train(folder, pools=["slow"], sequences=8, steps=steps),
+                "both": train(folder, pools=["fast", "slow"], sequences=32, steps=steps),
             }
             for _ in range(repeats)
         )
@@ -147,7 +147,7 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
     }
     ratios = [_ratios(round_) for round_ in rounds]
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Linux {platform.release()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().partition('-')[0]}",
         "emulation": POOLS,
         **median,
         "ratio_wall": statistics.median(ratio["wall"] for ratio in ratios),

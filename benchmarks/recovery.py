@@ -1,6 +1,6 @@
 """From SIGKILL to the next completed step, on real processes, beside what torchrun needs on the same machine.
 
-    python benchmarks/recovery.py [--trials 10] [--json]
+    python benchmarks/recovery.py [--trials 10] [--peer-trials 5] [--json]
 
 A fleet of two pools trains the demo's model without CPU quotas. A worker is killed `trials` times, then, in further
 fleets, the node in the same place `trials` times (each time a spare takes it over). Each recovery is split as the
@@ -91,7 +91,7 @@ def state_bytes() -> int:
     return Model(**MODEL).parameters * 12 // 2  # type: ignore[arg-type]
 
 
-def measure(trials: int) -> dict[str, Any]:
+def measure(trials: int, peer_trials: int) -> dict[str, Any]:
     """All three measurements, in this order, on this machine."""
     with tempfile.TemporaryDirectory(prefix="myriarch-bench-") as name:
         folder = Path(name)
@@ -102,11 +102,11 @@ def measure(trials: int) -> dict[str, Any]:
             targets = [f"fast-{index + 1}" for index in range(kills)]
             nodes += fleet(folder, name=f"node-{len(nodes)}", spares=kills, targets=targets)
         node = summary(nodes)
-    peer = torchrun_peer.measure(trials, state_bytes=state_bytes(), step_s=0.05, port=29731)
+    peer = torchrun_peer.measure(peer_trials, state_bytes=state_bytes(), step_s=0.05, port=29731)
     known = [time for time in peer if time is not None]
     median = statistics.median(known) if known else None
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Linux {platform.release()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().partition('-')[0]}",
         "state_bytes_per_worker": state_bytes(),
         "worker": worker,
         "node": node,
@@ -142,9 +142,10 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--peer-trials", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result = measure(arguments.trials)
+    result = measure(arguments.trials, arguments.peer_trials)
     print(json.dumps(result, indent=2) if arguments.json else table(result))
 
 

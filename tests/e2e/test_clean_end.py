@@ -19,6 +19,10 @@ pytest.importorskip("torch")
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 
+SMALL: dict[str, Any] = {"pools": [{"name": name, "chip": {"id": "cpu-core"}, "nodes": 1} for name in ("fast", "slow")]}
+"""Two nodes instead of five: how a run ends does not depend on how many there are, how long it takes to start does."""
+
+
 def left_of(launched: Any) -> list[str]:
     """Anything of the run in shared memory or in cgroups."""
     from pathlib import Path
@@ -34,7 +38,7 @@ def steps_of(launched: Any, index: int = -1) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_takes_a_last_snapshot_and_the_same_command_resumes(launch: Any, number: signal.Signals) -> None:
-    first = launch(name="stopped", steps=400)
+    first = launch(name="stopped", steps=400, fleet=SMALL)
     first.until(lambda: len(steps_of(first)) > 10, "ten steps")
     first.process.send_signal(number)
     code, _, err = first.wait()
@@ -46,7 +50,7 @@ def test_a_signal_takes_a_last_snapshot_and_the_same_command_resumes(launch: Any
     assert end.step == stopped_at, "the last snapshot is of the last step"
     assert sorted(path.name for path in (first.run_folder / "checkpoints").iterdir())[-1] == f"step-{stopped_at:08d}"
 
-    again = launch(name="stopped", steps=400)
+    again = launch(name="stopped", steps=400, fleet=SMALL)
     again.until(lambda: again.attempts() == 2 and len(steps_of(again)) > 3, "steps after the resume")
     again.process.send_signal(number)
     assert again.wait()[0] == 130
@@ -54,22 +58,22 @@ def test_a_signal_takes_a_last_snapshot_and_the_same_command_resumes(launch: Any
 
 
 def test_fresh_starts_over(launch: Any) -> None:
-    assert launch(name="over", steps=4).wait()[0] == 0
-    again = launch(name="over", steps=4, fresh=True)
+    assert launch(name="over", steps=4, fleet=SMALL).wait()[0] == 0
+    again = launch(name="over", steps=4, fresh=True, fleet=SMALL)
     assert again.wait()[0] == 0
     assert steps_of(again) == [1, 2, 3, 4]
 
 
 def test_a_finished_run_says_so(launch: Any) -> None:
-    assert launch(name="finished", steps=4).wait()[0] == 0
-    again = launch(name="finished", steps=4)
+    assert launch(name="finished", steps=4, fleet=SMALL).wait()[0] == 0
+    again = launch(name="finished", steps=4, fleet=SMALL)
     code, _, err = again.wait()
     assert code == 0
     assert "--fresh" in err
 
 
 def test_sigkill_of_the_launcher_leaves_nothing(launch: Any) -> None:
-    launched = launch(name="orphaned", steps=4000)
+    launched = launch(name="orphaned", steps=4000, fleet=SMALL)
     launched.until(lambda: len(steps_of(launched)) > 3, "three steps")
     launched.process.kill()
     launched.process.wait()
@@ -83,7 +87,7 @@ def test_sigkill_of_the_launcher_leaves_nothing(launch: Any) -> None:
 
 
 def test_a_user_error_is_reported_with_its_traceback_and_not_restarted(launch: Any) -> None:
-    launched = launch(name="wrong", data={"source": "text.txt", "max_bytes": 20})
+    launched = launch(name="wrong", fleet=SMALL, data={"source": "text.txt", "max_bytes": 20})
     code, _, err = launched.wait()
     assert code in (1, 2)
     assert "text.txt" in err
@@ -98,7 +102,7 @@ def test_a_missing_corpus_is_a_clear_error(launch: Any) -> None:
 
 def test_a_script_that_raises_mid_run_ends_the_run_once(launch: Any) -> None:
     """The learning rate overflows fp32 and the optimizer raises: the user's error, not a fault to recover from."""
-    launched = launch(name="raises", optimizer={"learning_rate": 1e39, "warmup_steps": 0})
+    launched = launch(name="raises", fleet=SMALL, optimizer={"learning_rate": 1e39, "warmup_steps": 0})
     code, _, err = launched.wait()
     ends = launched.actions(EndRun)
     assert code == 1, err

@@ -48,6 +48,7 @@ def _look_at_text(resolved: ResolvedRun) -> None:
         context_tokens=resolved.model.context_tokens,
         sequences=run.batch.sequences,
         seed=run.seed,
+        source=run.data.source,
     )
 
 

@@ -106,12 +106,13 @@ class Corpus:
     `sequences` is the whole batch of a step, over all groups; it stays the same for the whole run.
     """
 
-    def __init__(self, text: Bytes, *, context_tokens: int, sequences: int, seed: int) -> None:
+    def __init__(self, text: Bytes, *, context_tokens: int, sequences: int, seed: int, source: str = "") -> None:
         windows = (text.size - 1) // context_tokens
         held_out = min(_HELD_OUT_MOST, windows // _HELD_OUT) or min(1, max(0, windows - 1))
         if windows < 1:
+            what = f"`{source}`" if source else "the text"
             raise SpecError(
-                f"the text has {text.size} bytes, too short for a sequence of {context_tokens} tokens and one more; "
+                f"{what} has {text.size} bytes, too short for a sequence of {context_tokens} tokens and one more; "
                 "use a longer text or a smaller `context_tokens`",
                 path="data.source",
             )

@@ -192,7 +192,7 @@ def test_a_replay_notices_what_was_changed(make: Make, timing: Timing) -> None:
 def test_no_step_is_lost_at_the_end_where_copies_cannot_be_made(
     stopped: bool, make: Make, timing: Timing, verified: Verify
 ) -> None:
-    """Found by QA: a full shared memory refused a copy of the last snapshot, and 43 steps were lost."""
+    """Found on a real fleet: a full shared memory refused a copy of the last snapshot, and 43 steps were lost."""
     faults = [Fault(action="no_room", target=f"fast-{index}", at_s=0.1) for index in range(3)]
     faults += [Fault(action="request_stop", at_step=23)] if stopped else []
     resolved = make()

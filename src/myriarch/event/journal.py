@@ -98,7 +98,7 @@ def scan(data: bytes) -> Scan:
         try:
             record = decode_line(data[offset:end])
         except IntegrityError as error:
-            if end == len(data):
+            if end == len(data) and not _holds_more(data[offset:end]):
                 break
             raise IntegrityError(
                 f"journal line {number} (byte {offset}) is damaged and {len(data) - end} bytes follow it: {error}",
@@ -140,3 +140,10 @@ def actions_of(records: Iterable[Record]) -> Iterator[tuple[int, AnyAction]]:
     for record in records:
         if record.action is not None:
             yield record.at_ns, record.action
+
+
+def _holds_more(line: bytes) -> bool:
+    """Whether bytes follow the end that the line itself names: then its newline is damaged, not its tail torn."""
+    _, _, rest = line.partition(b" ")
+    length, _, body = rest.partition(b" ")
+    return length.isdigit() and len(body) > int(length) + 1

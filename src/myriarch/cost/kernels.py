@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from myriarch.cost.arrays import Array, Real, ceil_div
+from myriarch.cost.arrays import Array, Real, ceil_div, choose
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software
 
@@ -33,8 +33,8 @@ class Rates:
     narrow_flops_per_s: Array
     memory_bytes_per_s: Array
     processors: Real
-    kernel_s: float
-    depth_half: float
+    kernel_s: Real
+    depth_half: Real
     wave_share: float
 
     @classmethod
@@ -45,14 +45,15 @@ class Rates:
         # that a benchmark of seconds on them does not show.
         scarce = 1.0 - np.divide(machine.power_w, machine.peak_flops_per_s) / UNTHROTTLED_W_PER_FLOPS
         sustained = p.matmul_sustained * (1.0 - p.throttling * np.clip(scarce, 0.0, 1.0))
-        mature = sustained * (1.0 - p.immaturity * np.exp(-age / p.maturing_years))
+        lacking = p.immaturity * np.exp(-age / p.maturing_years) * (1.0 - np.asarray(machine.ripe))
+        mature = sustained * (1.0 - lacking)
         return cls(
             wide_flops_per_s=np.multiply(machine.matmul_flops_per_s, mature),
             narrow_flops_per_s=np.multiply(machine.narrow_flops_per_s, mature),
             memory_bytes_per_s=np.multiply(machine.memory_bandwidth_bytes_per_s, p.memory_share),
             processors=machine.processors,
-            kernel_s=p.kernel_s,
-            depth_half=p.depth_half,
+            kernel_s=choose(np.greater(machine.kernel_s, 0), machine.kernel_s, p.kernel_s),
+            depth_half=choose(np.greater(machine.depth_half, 0), machine.depth_half, p.depth_half),
             wave_share=p.wave_share,
         )
 

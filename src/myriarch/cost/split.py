@@ -32,6 +32,12 @@ class Machine:
     """Board power that the chip may draw."""
     launch_year: Real
     """When the chip could first be bought in numbers: its libraries have had time since."""
+    ripe: Flag = 0.0
+    """The matmul rates were measured on the very devices, by the libraries that they run: time will not raise them."""
+    kernel_s: Real = 0.0
+    """Ramp and tail of a kernel as measured; 0: the model's constant."""
+    depth_half: Real = 0.0
+    """`Parameters.depth_half` as measured; 0: the model's constant."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

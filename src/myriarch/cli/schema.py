@@ -84,6 +84,7 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fleet": _spec("fleet"),
     "model": _spec("model"),
     "run": _spec("run"),
+    "profile": _spec("profile"),
     "report": _report,
     "event": _event,
     "action": _action,

@@ -18,10 +18,11 @@ from myriarch.spec.base import Spec
 from myriarch.spec.fleet import Fleet
 from myriarch.spec.model import Model
 from myriarch.spec.problems import did_you_mean, listed
+from myriarch.spec.profile import Profile
 from myriarch.spec.run import Run
 from myriarch.units import NUMBER_PATTERN, units_of
 
-KINDS: Final[dict[str, type[Spec]]] = {"fleet": Fleet, "model": Model, "run": Run}
+KINDS: Final[dict[str, type[Spec]]] = {"fleet": Fleet, "model": Model, "run": Run, "profile": Profile}
 
 Schema = dict[str, Any]
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from myriarch.cli.train import EXIT_OF_OUTCOME
 from myriarch.event.actions import AnyAction
 from myriarch.event.events import AnyEvent, StepCompleted
 from myriarch.event.journal import Record, actions_of, events_of, scan
@@ -116,10 +117,12 @@ class ToyLaunch:
         self.until(lambda: any(event.step >= step for event in self.events(StepCompleted)), f"step {step}")
 
     def end(self) -> Outcome:
-        """How it ended; anything but an orderly end fails the test."""
+        """How it ended; anything but an orderly end, with the exit code that says so, fails the test."""
         out, err = self.wait()
-        assert self.process.returncode == 0, f"{err}\n{self.logs()}"
-        return msgspec.json.decode(out, type=Outcome)
+        assert out, f"{err}\n{self.logs()}"
+        outcome = msgspec.json.decode(out, type=Outcome)
+        assert self.process.returncode == EXIT_OF_OUTCOME[outcome.outcome], f"{err}\n{self.logs()}"
+        return outcome
 
     def wait(self) -> tuple[str, str]:
         """stdout and stderr."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from myriarch.cli.train import EXIT_OF_OUTCOME
 from myriarch.errors import MyriarchError
 from myriarch.run.launcher import run_training
 from myriarch.spec.run import ResolvedRun
@@ -27,7 +28,8 @@ def main() -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n{error.hint}\n")
         return error.exit_code
     sys.stdout.write(msgspec.json.encode(ended.outcome).decode())
-    return 0
+    sys.stderr.write(f"{ended.outcome.outcome}: {ended.outcome.detail}\n")
+    return EXIT_OF_OUTCOME[ended.outcome.outcome]
 
 
 if __name__ == "__main__":

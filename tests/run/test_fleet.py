@@ -264,11 +264,25 @@ def test_a_node_that_cannot_have_room_is_refused_before_the_start(launch: Any, t
     assert not (launched.folder / "attempts").exists()
 
 
+def test_a_second_fault_may_come_while_the_first_is_answered(
+    launch: Any, tmp_path: Path, toy: Any, state_after: Any
+) -> None:  # fmt: skip
+    """Workers of both groups die in the same step: the second incarnation is given up before its workers are forked."""
+    pools = {"fast": (2, 0), "slow": (2, 0)}
+    deaths = tuple(ChaosEvent(at_step=step, action="kill", target=f"{group}/0") for step in (6, 14) for group in pools)
+    launched = launch(toy("twice", tmp_path, pools=pools, steps=30, chaos=deaths))
+    outcome = launched.end()
+    assert (outcome.outcome, outcome.step) == ("completed", 30)
+    assert np.array_equal(launched.final_state(30), state_after(30))
+    assert not [decide for decide in launched.actions(Decide) if "time limit" in decide.reason.text]
+
+
 def test_a_zygote_that_cannot_start_is_said_and_ends_the_run(launch: Any, tmp_path: Path, toy: Any) -> None:
     launched = launch(toy("barren", tmp_path, pools={"fast": (1, 0)}), TOY_ZYGOTE="raise SystemExit('no torch here')")
     _, err = launched.wait()
     assert launched.process.returncode == EXIT_FAILED
-    assert "fast" in err
+    assert "fast-0" in err
+    assert "no torch here" in err, "whoever ends the run has the agent's last words"
 
 
 def test_slower_devices_are_said_to_be(launch: Any, tmp_path: Path, toy: Any) -> None:

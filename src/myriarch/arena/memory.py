@@ -209,10 +209,31 @@ class NodeMemory:
         *,
         role: Role | None = None,
     ) -> Slot | None:
-        """The sealed slot of this shard, own before copy. It may be released any time unless it is pinned."""
+        """The sealed slot of this shard, own before copy. It may be released any time unless it is pinned: whoever does
+        not hold everything else still wants `shard`, `path` or `pin_shard`."""
         with self._changed:
             cell = self._find(group, rank, step, incarnation, role)
             return None if cell is None else cell.slot
+
+    def shard(
+        self,
+        group: GroupId,
+        rank: Rank,
+        step: Step,
+        incarnation: Incarnation | None = None,
+        *,
+        role: Role | None = None,
+    ) -> HeldShard | None:
+        """What the sealed slot of this shard holds, as of one instant."""
+        with self._changed:
+            cell = self._find(group, rank, step, incarnation, role)
+            return None if cell is None else cell.slot.held()
+
+    def path(self, shard: HeldShard) -> Path | None:
+        """Where these very bytes (by root) are, if they are here."""
+        with self._changed:
+            cell = self._find(shard.group, shard.rank, shard.step, shard.incarnation, None)
+            return cell.slot.path if cell is not None and cell.slot.content.root == shard.root else None
 
     def holds(self, shard: HeldShard, *, role: Role | None = None) -> bool:
         """Whether these very bytes (by root) are here, sealed, in whatever role or in this one."""
@@ -231,6 +252,15 @@ class NodeMemory:
         """Keep the slot with this path until `unpin`: somebody reads it. Pins count."""
         with self._changed:
             self._cell(Path(path)).pins += 1
+
+    def pin_shard(self, group: GroupId, rank: Rank, step: Step, incarnation: Incarnation | None = None) -> Path | None:
+        """Pin the sealed slot of this shard, own before copy; its path is for `unpin`. None: it is not here."""
+        with self._changed:
+            cell = self._find(group, rank, step, incarnation, None)
+            if cell is None:
+                return None
+            cell.pins += 1
+            return cell.slot.path
 
     def unpin(self, path: str | Path) -> None:
         with self._changed:

@@ -89,11 +89,10 @@ class Drains:
 
     def _shards_job(self, action: DrainShards, pinned: list[str]) -> DrainJob:
         for group, rank in action.shards:
-            slot = self._node.memory.find(group, rank, action.step, action.incarnation)
-            if slot is None:
+            path = self._node.memory.pin_shard(group, rank, action.step, action.incarnation)
+            if path is None:
                 raise MyriarchError(f"shard {group}/{rank} of step {action.step} is not in this node's memory")
-            self._node.memory.pin(slot.path)
-            pinned.append(str(slot.path))
+            pinned.append(str(path))
         return DrainJob(
             kind="shards", step=action.step, incarnation=action.incarnation, path=self._absolute(action.path),
             slot_paths=tuple(pinned), shards=action.shards, run_hash=run_hash(self._node.resolved),

@@ -73,9 +73,8 @@ class Fetcher:
         return path
 
     async def _local(self, shard: HeldShard) -> str | None:
-        memory = self._node.memory
-        slot = await self._node.in_lane(memory.find, shard.group, shard.rank, shard.step, shard.incarnation)
-        return str(slot.path) if slot is not None and slot.header.root == shard.root else None
+        path = await self._node.in_lane(self._node.memory.path, shard)
+        return None if path is None else str(path)
 
     def _failed(self, plan: WorkerPlan, source: ShardSource, error: Exception) -> None:
         log.error("shard %s/%s from %s: %s", source.shard.group, source.shard.rank, source.node, error)

@@ -209,9 +209,8 @@ class _Supervisor:
         if self._over.done():
             return
         if child.code > 0:  # it gave up by itself: nobody killed it
-            said = self._engine.output_of(child.name)
-            self._progress.say(f"{child.name} ended with {child.how}" + (said and f": {said}"), style="red")
-        self._tell(lambda: self._client.exited(child.name, child.boot, child.how))
+            self._progress.say(f"{child.name} ended with {child.detail}", style="red")
+        self._tell(lambda: self._client.exited(child.name, child.boot, child.detail))
         if all(agent.ended.is_set() for agent in self._engine.agents.values()):
             asyncio.get_running_loop().call_later(NO_AGENTS_S, self._no_agents)
 

@@ -71,6 +71,13 @@ class Child:
         self.how = ""
         """How it ended: `killed by SIGKILL`, `exit code 1`."""
         self.code = 0
+        self.said = ""
+        """The end of what it wrote to stderr, if it ended by itself."""
+
+    @property
+    def detail(self) -> str:
+        """How it ended, and its last words if it left any."""
+        return f"{self.how}: {self.said}" if self.said else self.how
 
     def kill_group(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Signal it and everything of its group. Only while it is not waited for: until then its number is its own."""
@@ -186,6 +193,7 @@ class LocalEngine:
             procfs.kill_group(child.process.pid)
             child.code = child.process.wait()
             child.how = _how(child.code)
+            child.said = self.output_of(child.name) if child.code > 0 else ""  # killed, it had no time for any
             child.ended.set()
             ended(child)
 

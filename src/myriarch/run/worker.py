@@ -105,6 +105,10 @@ class Worker:
         self._reported_exit = False
         self._rejoining: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._begun = False
+        """Its task has had its first turn."""
+        self._interrupted = False
+        """It was told to end before it had a process."""
 
     @property
     def key(self) -> Key:
@@ -138,8 +142,12 @@ class Worker:
         """Kill it; its end is no event."""
         self.ordered_to_end = True
         self.kill()
-        if self.pid == 0 and self._task is not None:
-            self._task.cancel()
+        # Once: a second cancellation would interrupt its burial, and whoever comes after it would wait for ever. So
+        # would one before the first turn of its task, which then never runs: `_live` looks for itself.
+        if self.pid == 0 and not self._interrupted:
+            self._interrupted = True
+            if self._begun and self._task is not None:
+                self._task.cancel()
 
     def kill(self, why: str = "") -> None:
         """End its process; `why` is for its `WorkerExited`."""
@@ -167,7 +175,10 @@ class Worker:
     # --- its life ---
 
     async def _live(self, after: list[Worker]) -> None:
+        self._begun = True
         try:
+            if self.ordered_to_end:
+                return
             for worker in after:
                 await worker.ended.wait()
             fetching = asyncio.create_task(self._fetcher.bring(self.plan))
@@ -344,13 +355,12 @@ class Worker:
 
     async def _sealed(self, message: Sealed) -> None:
         plan = self.spoken_for
-        slot = await self._node.in_lane(
-            self._node.memory.find, plan.group, plan.rank, message.step, plan.incarnation, role="own"
+        shard: HeldShard | None = await self._node.in_lane(
+            self._node.memory.shard, plan.group, plan.rank, message.step, plan.incarnation, role="own"
         )
-        if slot is None or slot.header.root != message.root:
+        if shard is None or shard.root != message.root:  # or a `DropSnapshot` overtook the worker's word
             self._skipped(message.step, "the sealed slot is not in this node's memory")
             return
-        shard: HeldShard = slot.held()
         self._node.link.report(
             ShardSealed(node=self._node.id, shard=shard, digest=message.digest, stall_s=message.stall_s)
         )

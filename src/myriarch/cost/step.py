@@ -2,11 +2,10 @@
 
     step = (m * slowest stage + (pp - 1)/v * mean stage + exposed communication + optimizer) * waiting for the slowest
 
-One micro-batch through one stage takes the sum of its layers, each pass a soft maximum (the hypotenuse) of what the
-device computes and what the host launches: within a layer some kernels are longer than their launch, others shorter.
- Communication that runs beside compute is hidden up to `overlap_reach` of that compute and slows it by
-`contention` of what is hidden; the rest is exposed. Zero-bubble schedules leave the share of the bubble that weight
-gradients cannot fill: 1/3 for as many micro-batches in flight as 1F1B (ZB-H1, arXiv:2401.10241).
+One micro-batch through one stage takes the sum of its layers, which `cost.table` has by kind; `compose` puts them
+together for a pipeline, replicas and a batch, in few operations, and `step_time` also says where the seconds go.
+Zero-bubble schedules leave the share of the bubble that weight gradients cannot fill: 1/3 for as many micro-batches in
+flight as 1F1B (ZB-H1, arXiv:2401.10241).
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ import numpy as np
 
 from myriarch.cost.arrays import Array, Real, ceil_div, choose
 from myriarch.cost.decoder import Decoder
-from myriarch.cost.layer import Layer, Setting, Times, attention_block, dense_block, mixture_block, vocabulary_layer
+from myriarch.cost.layer import Setting
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software, Split
+from myriarch.cost.table import Table, exposed_s
 
 OPTIMIZER_BYTES: float = 28.0
 """Adam in fp32 moves at least: gradient read (4), weight and two moments read (12) and written (12)."""
@@ -57,66 +57,46 @@ class StepTime:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Pass:
-    """One pass over one layer with what is exposed of its communication."""
+class Composition:
+    """Seconds of one step, without asking what the layers' seconds are spent on."""
 
-    times: Times
-    tp_s: Array
-    ep_s: Array
-    cp_s: Array
-    launch_s: Array
+    slot_s: Array
+    """One micro-batch through the slowest stage: what one micro-batch more costs, but for `pp_s` and the like."""
+    mean_s: Array
+    """...through the mean stage."""
+    slots_s: Array
+    """All micro-batches through the slowest stage."""
+    fill_s: Array
+    """The pipeline's fill and drain."""
+    pp_s: Array
+    accumulate_s: Array
+    """Adding gradients of micro-batches up."""
+    dp_s: Array
+    optimizer_s: Array
+    jitter: Array
+    """Share of the rest that is spent waiting for the slowest device."""
+    fixed_s: float
+
+    @property
+    def busy_s(self) -> Array:
+        # What depends on few things first: the sum grows to its full shape in the last addition.
+        small = self.slots_s + self.fill_s + self.pp_s + self.accumulate_s
+        busy: Array = small + (self.dp_s + self.optimizer_s)
+        return busy
 
     @property
     def total_s(self) -> Array:
-        total: Array = self.times.compute_s + self.tp_s + self.ep_s + self.cp_s + self.launch_s
+        total: Array = self.busy_s * (1.0 + self.jitter) + self.fixed_s
         return total
 
-
-def _exposed(comm_s: Array, window_s: Array, overlap: Real, p: Parameters) -> Array:
-    """Seconds that communication adds when the share `overlap` of it may run beside `window_s` of compute."""
-    may = comm_s * np.asarray(overlap)
-    hidden = np.minimum(may, p.overlap_reach * window_s)
-    exposed: Array = comm_s - hidden + p.contention * hidden
-    return exposed
-
-
-def _pass(setting: Setting, times: Times) -> _Pass:
-    software, p = setting.software, setting.parameters
-    tp_s = _exposed(times.tp_s, times.matmul_s, software.tp_overlap, p)
-    ep_s = _exposed(times.ep_s, times.compute_s, software.ep_overlap, p)
-    cp_s = _exposed(times.cp_s, times.attention_s, 1.0, p)
-    device_s = times.compute_s + tp_s + ep_s + cp_s
-    host_s = times.kernels * software.host_seconds * p.host_scale
-    return _Pass(times=times, tp_s=tp_s, ep_s=ep_s, cp_s=cp_s, launch_s=np.hypot(host_s, device_s) - device_s)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Seconds of one micro-batch through some layers, both passes."""
-
-    forward: _Pass
-    backward: _Pass
-    again: _Pass
-    """Recomputed; already weighed by how much is."""
-
     @property
-    def total_s(self) -> Array:
-        return self.forward.total_s + self.backward.total_s + self.again.total_s
+    def least_s(self) -> Array:
+        """Not more than `total_s`: every micro-batch passes the slowest stage, whatever else there is.
 
-    @property
-    def compute_s(self) -> Array:
-        return self.forward.times.compute_s + self.backward.times.compute_s + self.again.times.compute_s
-
-
-def _stage(setting: Setting, layer: Layer) -> Stage:
-    full = np.asarray(setting.split.recompute)
-    selective = np.asarray(setting.split.selective) * (1.0 - full)
-    zero = np.zeros_like(layer.forward.matmul_s)
-    none = Times(matmul_s=zero, attention_s=zero, stream_s=zero, tp_s=zero, ep_s=zero, cp_s=zero, kernels=zero)
-    again = none.plus(layer.forward, full).plus(layer.repeated, selective)
-    return Stage(
-        forward=_pass(setting, layer.forward), backward=_pass(setting, layer.backward), again=_pass(setting, again)
-    )
+        The other summands of `total_s` are not negative, so leaving them out makes it no longer.
+        """
+        least: Array = self.slots_s * (1.0 + self.jitter) + self.fixed_s
+        return least
 
 
 def step_time(
@@ -124,73 +104,70 @@ def step_time(
 ) -> StepTime:
     """Seconds of one step by kind. Arguments may hold arrays; they broadcast."""
     setting = Setting(decoder=decoder, machine=machine, split=split, software=software, parameters=parameters)
-    p, s, d = parameters, split, decoder
-    attention, dense, mixture = (
-        _stage(setting, block(setting)) for block in (attention_block, dense_block, mixture_block)
+    table = Table.of(setting)
+    whole = compose(setting, layer_s=table.layer_s, head_s=table.head_s)
+    m, layers = split.micro_batches, decoder.layers / split.pp
+
+    def per_step(kind: str) -> Array:
+        total: Array = m * (layers * getattr(table.layer, kind) + getattr(table.head, kind) / split.pp)
+        return total
+
+    return StepTime(
+        matmul_s=per_step("matmul_s"),
+        attention_s=per_step("attention_s"),
+        stream_s=per_step("stream_s") + whole.accumulate_s,
+        recompute_s=m * layers * table.again.total_s,
+        launch_s=per_step("launch_s"),
+        tp_s=per_step("tp_s"),
+        pp_s=whole.pp_s,
+        cp_s=per_step("cp_s"),
+        ep_s=per_step("ep_s"),
+        dp_s=whole.dp_s,
+        bubble_s=whole.fill_s + m * (whole.slot_s - whole.mean_s),
+        optimizer_s=whole.optimizer_s,
+        other_s=whole.jitter * whole.busy_s + whole.fixed_s,
     )
-    forward, backward = vocabulary_layer(setting)
-    head_forward, head_backward = _pass(setting, forward), _pass(setting, backward)
-    head_s = head_forward.total_s + head_backward.total_s
 
-    # Layers of a stage. The stage that holds the head is given fewer layers where they do not divide evenly.
-    most = most_layers(d, s)
-    last = np.maximum(d.layers - (s.pp - 1.0) * most, np.minimum(most, 1.0))
-    mixture_share = d.mixture_layers / d.layers
-    stages = ((attention, np.ones_like(mixture_share)), (dense, 1.0 - mixture_share), (mixture, mixture_share))
-    layer_s: Array = sum((stage.total_s * share for stage, share in stages), start=np.zeros(()))
-    mean_layers = d.layers / s.pp
-    slot_s = np.maximum(most * layer_s, last * layer_s + head_s)
-    mean_s = mean_layers * layer_s + head_s / s.pp
 
+def compose(setting: Setting, *, layer_s: Real, head_s: Real) -> Composition:
+    """A step of layers that take `layer_s` for one micro-batch, forward, backward and again, and a head of `head_s`."""
+    p, s, d = setting.parameters, setting.split, setting.decoder
     m = s.micro_batches
+    slot_s = slot_seconds(d, s, layer_s=layer_s, head_s=head_s)
+    mean_s = (d.layers * np.asarray(layer_s) + head_s) / s.pp
     many = np.greater(s.pp, 1)
     send_size = 2.0 * s.tokens * np.asarray(d.width) / s.tp
     send_s = setting.network.send_s(send_size, stride=s.tp * s.cp * s.dp)
-    hidden = np.asarray(software.pp_overlap) * p.overlap_reach
-    pp_s = choose(many, 2.0 * send_s * (m * s.virtual * (1.0 - hidden) + (s.pp - 1.0)), 0.0)
+    shown = 1.0 - np.asarray(setting.software.pp_overlap) * p.overlap_reach
+    pp_s = choose(many, 2.0 * send_s * (m * s.virtual * shown + (s.pp - 1.0)), 0.0)
     left = choose(s.zero_bubble, 1.0 / 3.0, 1.0)
-    bubble_s = (s.pp - 1.0) / s.virtual * mean_s * left + m * (slot_s - mean_s)
+    memory_bytes_per_s = setting.rates.memory_bytes_per_s
+    sharding = _Sharding.of(setting)
+    # Unsharded gradients of a micro-batch are added to those before it; sharded ones are scattered.
+    unrouted, routed = stage_parameters(d, s, layers=d.layers / s.pp)
+    added = setting.software.accumulation_bytes * (unrouted + routed) / memory_bytes_per_s
+    return Composition(
+        slot_s=slot_s,
+        mean_s=mean_s,
+        slots_s=m * slot_s,
+        fill_s=(s.pp - 1.0) / s.virtual * mean_s * left,
+        pp_s=pp_s,
+        accumulate_s=choose(np.greater_equal(s.zero_stage, 2), 0.0, added) * (m - 1.0),
+        dp_s=_data_parallel(setting, sharding, slot_s=slot_s),
+        optimizer_s=sharding.held * OPTIMIZER_BYTES * p.optimizer_passes / memory_bytes_per_s,
+        jitter=p.jitter * np.maximum(np.log2(np.asarray(s.devices) / 8.0), 0.0),
+        fixed_s=p.step_s,
+    )
 
-    def summed(pick: str, *, again: bool = False) -> Array:
-        total: Array = np.zeros(())
-        for stage, share in stages:
-            passes = (stage.again,) if again else (stage.forward, stage.backward)
-            for each in passes:
-                value = getattr(each, pick) if hasattr(each, pick) else getattr(each.times, pick)
-                total = total + value * share
-        return total
 
-    def per_step(pick: str) -> Array:
-        head: Array = sum(
-            (getattr(each, pick) if hasattr(each, pick) else getattr(each.times, pick))
-            for each in (head_forward, head_backward)
-        )
-        return m * (mean_layers * summed(pick) + head / s.pp)
+def slot_seconds(decoder: Decoder, split: Split, *, layer_s: Real, head_s: Real) -> Array:
+    """One micro-batch through the slowest stage.
 
-    # Unsharded gradients of a micro-batch are added to those before it.
-    unrouted, routed = stage_parameters(d, s, layers=mean_layers)
-    added = software.accumulation_bytes * (unrouted + routed) / setting.rates.memory_bytes_per_s
-    accumulate_s = choose(np.greater_equal(s.zero_stage, 3), 0.0, added) * np.maximum(m - 1.0, 0.0)
-    again_s: Array = m * mean_layers * summed("total_s", again=True)
-    dp_s = _data_parallel(setting, slot_s=slot_s, micro_batches=m)
-    optimizer_s = _optimizer(setting)
-    parts = {
-        "matmul_s": per_step("matmul_s"),
-        "attention_s": per_step("attention_s"),
-        "stream_s": per_step("stream_s") + accumulate_s,
-        "recompute_s": again_s,
-        "launch_s": per_step("launch_s"),
-        "tp_s": per_step("tp_s"),
-        "pp_s": pp_s,
-        "cp_s": per_step("cp_s"),
-        "ep_s": per_step("ep_s"),
-        "dp_s": dp_s,
-        "bubble_s": bubble_s,
-        "optimizer_s": optimizer_s,
-    }
-    busy: Array = sum(parts.values(), start=np.zeros(()))
-    waiting = p.jitter * np.maximum(np.log2(np.asarray(s.devices) / 8.0), 0.0) * busy
-    return StepTime(**parts, other_s=waiting + p.step_s)
+    The stage that holds the head is given fewer layers where they do not divide evenly.
+    """
+    most = most_layers(decoder, split)
+    last = np.maximum(decoder.layers - (split.pp - 1.0) * most, np.minimum(most, 1.0))
+    return np.maximum(most * layer_s, last * layer_s + head_s)
 
 
 def stage_parameters(decoder: Decoder, split: Split, *, layers: Real, first: bool = False) -> tuple[Array, Array]:
@@ -215,47 +192,64 @@ def most_layers(decoder: Decoder, split: Split) -> Array:
     return choose(np.greater(split.stage_layers, 0), split.stage_layers, ceil_div(decoder.layers, split.pp))
 
 
-def _data_parallel(setting: Setting, *, slot_s: Array, micro_batches: Array) -> Array:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sharding:
+    """Who holds which of the fullest stage's parameters."""
+
+    unrouted: Array
+    routed: Array
+    expert_replicas: Array
+    """Devices that hold the same experts when nothing is sharded."""
+    expert_stride: Array
+    held: Array
+    """Parameters whose optimizer states a device has."""
+
+    @classmethod
+    def of(cls, setting: Setting) -> _Sharding:
+        s = setting.split
+        unrouted, routed = stage_parameters(setting.decoder, s, layers=most_layers(setting.decoder, s))
+        stride = np.multiply(s.ep, s.expert_tp)
+        replicas = np.maximum(np.multiply(s.replicas, s.tp) / stride, 1.0)
+        sharded = np.greater_equal(s.zero_stage, 1)
+        held = unrouted / choose(sharded, s.sharded_over, 1.0) + routed / choose(sharded, replicas, 1.0)
+        return cls(unrouted=unrouted, routed=routed, expert_replicas=replicas, expert_stride=stride, held=held)
+
+
+def _data_parallel(setting: Setting, sharding: _Sharding, *, slot_s: Array) -> Array:
+    """Exposed collectives of gradients and weights.
+
+    Replicated: an all-reduce of the gradient once a step, which is a scatter and a gather. ZeRO-1 scatters the gradient
+    and gathers the weight. ZeRO-2, which holds no whole gradient, scatters it in every micro-batch. ZeRO-3 gathers the
+    weight for both passes of every micro-batch and scatters the gradient; replicas of shards all-reduce once.
+    """
     s, software, p = setting.split, setting.software, setting.parameters
-    network = setting.network
-    unrouted, routed = stage_parameters(setting.decoder, s, layers=most_layers(setting.decoder, s))
-    stride = np.asarray(s.tp)
+    network, stride, m = setting.network, np.asarray(s.tp), setting.split.micro_batches
     replicas, shard = np.asarray(s.replicas), s.sharded_over
-    expert_replicas = np.maximum(replicas * s.tp / (np.asarray(s.ep) * s.expert_tp), 1.0)
-    expert_stride = np.asarray(s.ep) * s.expert_tp
+    expert_replicas = sharding.expert_replicas
+    over = choose(np.greater_equal(s.zero_stage, 3), shard, replicas)
+    flat = software.flat_collectives
 
     def moved(value_bytes: Real) -> Array:
         """Gathering (or scattering) all values of the fullest stage once over the replicas."""
-        over = choose(np.greater_equal(s.zero_stage, 3), shard, replicas)
-        first = network.gather_s(unrouted * value_bytes, over, stride=stride, flat=software.flat_collectives)
+        first = network.gather_s(sharding.unrouted * value_bytes, over, stride=stride, flat=flat)
         second = network.gather_s(
-            routed * value_bytes, expert_replicas, stride=expert_stride, flat=software.flat_collectives
+            sharding.routed * value_bytes, expert_replicas, stride=sharding.expert_stride, flat=flat
         )
-        return choose(over > 1, first, 0.0) + choose((expert_replicas > 1) & np.greater(routed, 0), second, 0.0)
+        some = (expert_replicas > 1) & np.greater(sharding.routed, 0)
+        return choose(over > 1, first, 0.0) + choose(some, second, 0.0)
 
     gradient, weight = moved(software.gradient_bytes), moved(2.0)
-    # Replicated or ZeRO-1/2: once per step. An all-reduce is a scatter and a gather of the gradient; a sharded
-    # optimizer scatters the gradient and gathers the weight.
     once = gradient + choose(np.greater_equal(s.zero_stage, 1), weight, gradient)
     window = slot_s * choose(np.greater(s.pp, 1), 1.0 / np.asarray(s.virtual), 0.9)
-    plain = _exposed(once, window, software.dp_overlap, p)
-    # ZeRO-3: weights gathered for each pass of each micro-batch, gradients scattered; replicas of shards all-reduce
-    # once. The first gather and the last scatter of a step have nothing beside them.
-    each = 2.0 * weight + gradient
-    beside = _exposed(each, slot_s, software.dp_overlap, p)
+    scattered = choose(np.equal(s.zero_stage, 2), gradient, 0.0)
+    plain = exposed_s(once, window, software.dp_overlap, p) + (m - 1.0) * exposed_s(
+        scattered, slot_s, software.dp_overlap, p
+    )
+    # The first gather and the last scatter of a step have nothing beside them.
+    beside = exposed_s(2.0 * weight + gradient, slot_s, software.dp_overlap, p)
     ends = (weight + gradient) / setting.decoder.layers
     across = np.maximum(replicas / shard, 1.0)
-    replicated = 2.0 * network.gather_s(unrouted / shard * software.gradient_bytes, across, stride=shard * stride)
-    sharded = (
-        micro_batches * beside + ends + choose(across > 1, _exposed(replicated, slot_s, software.dp_overlap, p), 0.0)
-    )
+    size = sharding.unrouted / shard * software.gradient_bytes
+    replicated = 2.0 * network.gather_s(size, across, stride=shard * stride)
+    sharded = m * beside + ends + choose(across > 1, exposed_s(replicated, slot_s, software.dp_overlap, p), 0.0)
     return choose(np.greater_equal(s.zero_stage, 3), sharded, plain)
-
-
-def _optimizer(setting: Setting) -> Array:
-    s, p = setting.split, setting.parameters
-    unrouted, routed = stage_parameters(setting.decoder, s, layers=most_layers(setting.decoder, s))
-    sharded = np.greater_equal(s.zero_stage, 1)
-    expert_replicas = np.maximum(np.asarray(s.replicas) * s.tp / (np.asarray(s.ep) * s.expert_tp), 1.0)
-    held = unrouted / choose(sharded, s.sharded_over, 1.0) + routed / choose(sharded, expert_replicas, 1.0)
-    return held * OPTIMIZER_BYTES * p.optimizer_passes / setting.rates.memory_bytes_per_s

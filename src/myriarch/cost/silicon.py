@@ -61,6 +61,34 @@ SILICON: Final[dict[str, Silicon]] = {
 """By the first words of a chip's id; the longest that fits counts."""
 
 UNKNOWN: Final = Silicon(108, 2022.0, 25e9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What one device of a node gets of its host: rates of one direction, and its part of what a node shares."""
+
+    link_bandwidth_bytes_per_s: float
+    memory_bandwidth_bytes_per_s: float
+    memory_bytes: float
+
+
+HOSTS: Final[dict[str, Host]] = {
+    # By generation of PCIe, 16 lanes (PCI-SIG), with the two-socket servers of its time and eight devices: six channels
+    # of DDR4-2666 (DGX-2), eight of DDR4-3200 (DGX A100 data sheet: 1 TB), eight of DDR5-4800 (DGX H100: 2 TB), twelve
+    # of DDR5-6400.
+    "3.0": Host(16e9, 32e9, 96e9),
+    "4.0": Host(32e9, 51e9, 128e9),
+    "5.0": Host(64e9, 77e9, 256e9),
+    "6.0": Host(128e9, 154e9, 384e9),
+    # NVLink-C2C: a Grace of 480 GB LPDDR5X (up to 512 GB/s) for one Hopper (GH200 data sheet: 900 GB/s both ways), and
+    # for two Blackwells, which share it (GB200 NVL72 data sheet).
+    "gh200": Host(450e9, 384e9, 480e9),
+    "gb200": Host(225e9, 256e9, 240e9),
+    "gb300": Host(225e9, 256e9, 240e9),
+}
+"""By the first words of a chip's id, else by its host link."""
+USUAL_HOST: Final = HOSTS["4.0"]
+"""Where the host link is unknown."""
 TYPICAL_POWER_SHARE: Final = 0.55
 """Of `UNTHROTTLED_W_PER_FLOPS`, for chips whose power is unknown: an H100's."""
 MARKETED: Final = 2**30 / 1e9
@@ -75,6 +103,12 @@ def silicon(chip_id: str) -> Silicon:
     return SILICON[max(fits, key=len)] if fits else UNKNOWN
 
 
+def host(chip: Chip) -> Host:
+    """The host of a chip as usually built."""
+    family = chip.id.split("-")[0]
+    return HOSTS.get(family) or HOSTS.get(chip.host_link) or USUAL_HOST
+
+
 def machine(
     chip: Chip,
     *,
@@ -83,7 +117,7 @@ def machine(
     domain: int | None = None,
 ) -> Machine:
     """A chip of the catalogue as the formulas need it. Raises SpecError when a number that they need is unknown."""
-    facts = silicon(chip.id)
+    facts, beside = silicon(chip.id), host(chip)
     peak = chip.rate_flops_per_s.get("bf16") or chip.rate_flops_per_s.get("fp16")
     lacking = [
         name
@@ -111,6 +145,9 @@ def machine(
         network_bandwidth_bytes_per_s=network_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
         power_w=chip.power_w or UNTHROTTLED_W_PER_FLOPS * peak * TYPICAL_POWER_SHARE,
         launch_year=facts.launch_year,
+        host_link_bandwidth_bytes_per_s=beside.link_bandwidth_bytes_per_s,
+        host_memory_bandwidth_bytes_per_s=beside.memory_bandwidth_bytes_per_s,
+        host_memory_bytes=beside.memory_bytes,
     )
 
 

@@ -32,6 +32,12 @@ class Machine:
     """Board power that the chip may draw."""
     launch_year: Real
     """When the chip could first be bought in numbers: its libraries have had time since."""
+    host_link_bandwidth_bytes_per_s: Real = 32e9
+    """To its host's memory. PCIe 4.0 x16, when nothing is known (PCI-SIG)."""
+    host_memory_bandwidth_bytes_per_s: Real = 25.6e9
+    """This device's share of the host's memory bandwidth: one of eight, of eight channels of DDR4-3200."""
+    host_memory_bytes: Real = 64e9
+    """This device's share of the host's memory: one of eight, of 512 GB."""
     ripe: Flag = 0.0
     """The matmul rates were measured on the very devices, by the libraries that they run: time will not raise them."""
     kernel_s: Real = 0.0
@@ -115,6 +121,10 @@ class Split:
     """Share of the layers' products that are computed in the narrow precision."""
     narrow_bytes: Real = 1.0
     """Of a value in that precision."""
+    offload_optimizer: Flag = 0.0
+    """Share of the optimizer's states that live in the host's memory and are stepped there (`cost.offload`)."""
+    offload_activations: Flag = 0.0
+    """Share of the kept activations that wait for the backward pass in the host's memory."""
 
     @property
     def devices(self) -> Real:

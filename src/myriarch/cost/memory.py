@@ -46,17 +46,25 @@ class Memory:
     optimizer_bytes: Array
     activations_bytes: Array
     logits_bytes: Array
-    buffers_bytes: Array
-    """Gathered weights of ZeRO-3, workspaces, fragments."""
+    workspace_bytes: Array
+    """Gathered weights of ZeRO-3, and workspaces."""
 
     @property
     def states_bytes(self) -> Array:
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
 
     @property
+    def fragments_bytes(self) -> Array:
+        return SLACK * self.activations_bytes
+
+    @property
     def total_bytes(self) -> Array:
         """What a framework prints as its peak."""
-        return self.states_bytes + self.activations_bytes + self.logits_bytes + self.buffers_bytes
+        # What depends on sharding, and what on the micro-batches, first: only the last addition has the full shape.
+        fixed = self.states_bytes + self.workspace_bytes
+        in_flight = (1.0 + SLACK) * self.activations_bytes + self.logits_bytes
+        total: Array = fixed + in_flight
+        return total
 
 
 def fits(memory: Memory, memory_bytes: Real) -> Array:
@@ -66,28 +74,101 @@ def fits(memory: Memory, memory_bytes: Real) -> Array:
 
 
 def memory(decoder: Decoder, *, split: Split, software: Software) -> Memory:
-    """Bytes of the fullest device of a pipeline.
+    """Bytes of the fullest device of a pipeline."""
+    return _largest(fullest_stages(decoder, split=split, software=software))
 
-    Its candidates: the first stage, which has the most micro-batches in flight; the second, where the first has fewer
-    layers; the last, which has the logits and, in a mixture, no dense layers.
+
+def memory_by_stage(decoder: Decoder, *, split: Split, software: Software) -> tuple[Memory, ...]:
+    """Bytes of a device of each stage, of one split in plain numbers. The last counts as many layers as the others."""
+    pp = int(split.pp)
+    footprint = Footprint.of(decoder, split=split, software=software)
+    most = most_layers(decoder, split)
+    head = choose(np.greater(split.first_layers, 0), split.first_layers, most)
+    return tuple(
+        _stage(
+            decoder,
+            split,
+            software,
+            footprint,
+            layers=most if index else head,
+            depth=float(pp - index),
+            logits=float(index == pp - 1),
+            first=index == 0,
+        )
+        for index in range(pp)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Activations of one layer and one micro-batch on one device.
+
+    Depends of the split on what `cost.table` says of its tables, so a search makes it as rarely.
+    """
+
+    kept_bytes: Array
+    """From the forward to the backward pass."""
+    again_bytes: Array
+    """While a recomputed layer is run again, all of it is there once."""
+
+    @classmethod
+    def of(cls, decoder: Decoder, *, split: Split, software: Software) -> Footprint:
+        s, recompute = split, np.asarray(split.recompute)
+        layer_bytes = activation_bytes(decoder, split=s, software=software)
+        input_bytes = 2.0 * s.tokens * np.asarray(decoder.width) / choose(s.sequence_parallel, s.tp, 1.0)
+        return cls(
+            kept_bytes=layer_bytes * (1.0 - recompute) + input_bytes * recompute, again_bytes=layer_bytes * recompute
+        )
+
+
+def fullest_stages(
+    decoder: Decoder, *, split: Split, software: Software, footprint: Footprint | None = None
+) -> tuple[Memory, Memory, Memory]:
+    """The candidates for the fullest stage of a pipeline.
+
+    The first, which has the most micro-batches in flight; the second, where the first has fewer layers; the last, which
+    has the logits and, in a mixture, no dense layers.
     """
     d, s = decoder, split
+    footprint = footprint or Footprint.of(d, split=s, software=software)
     most = most_layers(d, s)
     head = choose(np.greater(s.first_layers, 0), s.first_layers, most)
-    chunks = 1.0 + (s.pp - 1.0) / (s.pp * s.virtual) * np.greater(s.virtual, 1)
     many = np.greater(s.pp, 1)
-    flights = [np.minimum(depth * chunks, s.micro_batches) for depth in (s.pp * 1.0, np.maximum(s.pp - 1.0, 1.0), 1.0)]
-    first = _stage(d, s, software, layers=head, in_flight=flights[0], logits=choose(many, 0.0, 1.0), first=True)
+    others = choose(many, most, head)
+    first = _stage(d, s, software, footprint, layers=head, depth=s.pp * 1.0, logits=choose(many, 0.0, 1.0), first=True)
     second = _stage(
-        d, s, software, layers=choose(many, most, head), in_flight=flights[1], logits=choose(s.pp <= 2, 1, 0)
+        d,
+        s,
+        software,
+        footprint,
+        layers=others,
+        depth=np.maximum(s.pp - 1.0, 1.0),
+        logits=choose(np.less_equal(s.pp, 2), 1, 0),
     )
-    last = _stage(d, s, software, layers=choose(many, most, head), in_flight=flights[2], logits=1.0)
-    return _largest((first, second, last))
+    last = _stage(d, s, software, footprint, layers=others, depth=1.0, logits=1.0)
+    return first, second, last
+
+
+def peak_bytes(stages: tuple[Memory, ...]) -> Array:
+    """What the fullest of them needs."""
+    peak = stages[0].total_bytes
+    for stage in stages[1:]:
+        peak = np.maximum(peak, stage.total_bytes)
+    return peak
 
 
 def _stage(
-    d: Decoder, s: Split, software: Software, *, layers: Real, in_flight: Array, logits: Real, first: bool = False
+    d: Decoder,
+    s: Split,
+    software: Software,
+    footprint: Footprint,
+    *,
+    layers: Real,
+    depth: Real,
+    logits: Real,
+    first: bool = False,
 ) -> Memory:
+    """A stage with `depth` stages from it to the pipeline's end, itself included."""
     unrouted, routed = stage_parameters(d, s, layers=layers, first=first)
     # With one stage, first and last are the same.
     whole = stage_parameters(d, s, layers=layers)[1]
@@ -101,23 +182,17 @@ def _stage(
         return value_bytes * (unrouted / shard + routed / expert_shard)
 
     gradient_bytes = choose(stage >= 3, 2.0, np.maximum(software.gradient_bytes, software.held_gradient_bytes))
-    layer_bytes = activation_bytes(d, split=s, software=software)
-    recompute = np.asarray(s.recompute)
-    input_bytes = 2.0 * s.tokens * np.asarray(d.width) / choose(s.sequence_parallel, s.tp, 1.0)
-    kept = layer_bytes * (1.0 - recompute) + input_bytes * recompute
-    # While a recomputed layer is run again, all of it is there once.
-    activations = layers * kept * in_flight + layer_bytes * recompute
+    chunks = 1.0 + (s.pp - 1.0) / (s.pp * s.virtual) * np.greater(s.virtual, 1)
+    in_flight = np.minimum(depth * chunks, s.micro_batches)
     # ZeRO-3 holds the largest weight, the next one on its way, and its gradient.
-    largest = (
-        choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * (1.0 + d.gated) * d.width * d.feed_forward / s.tp
-    )
+    largest = (1.0 + d.gated) * d.width * d.feed_forward / s.tp
     return Memory(
         weights_bytes=held(WEIGHT_BYTES, 3.0),
         gradients_bytes=held(gradient_bytes, 2.0),
         optimizer_bytes=held(OPTIMIZER_BYTES, 1.0),
-        activations_bytes=activations,
+        activations_bytes=layers * footprint.kept_bytes * in_flight + footprint.again_bytes,
         logits_bytes=np.asarray(logits) * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
-        buffers_bytes=largest + SLACK * activations,
+        workspace_bytes=choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * largest,
     )
 
 

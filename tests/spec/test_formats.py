@@ -16,7 +16,7 @@ from myriarch.errors import SpecError
 from myriarch.spec.base import Spec
 from myriarch.spec.document import Document, Format, Source, read_document
 from myriarch.spec.fleet import Chip, FailureRate, Fleet, Link, Pool
-from myriarch.spec.model import Model
+from myriarch.spec.model import Mixture, Model, Window
 from myriarch.spec.parse import parse
 from myriarch.spec.run import Batch, ChaosEvent, Group, Mesh, Recovery, Run
 from myriarch.spec.shape import shaped
@@ -49,7 +49,17 @@ pools = st.builds(
 )
 fleets = st.builds(Fleet, name=names, pools=st.lists(pools, max_size=2).map(tuple), note=texts)
 models = st.builds(
-    Model, name=names, layers=counts, width=counts, heads=counts, context_tokens=counts, tied_embeddings=st.booleans()
+    Model,
+    name=names,
+    layers=counts,
+    width=counts,
+    heads=counts,
+    context_tokens=counts,
+    tied_embeddings=st.booleans(),
+    activation=st.sampled_from(["swiglu", "relu2"]),
+    mixture=st.none() | st.builds(Mixture, experts=counts, top_k=counts, expert_feed_forward=counts),
+    window=st.none() | st.builds(Window, tokens=counts, share=fractions),
+    source=texts,
 )
 runs = st.builds(
     Run,

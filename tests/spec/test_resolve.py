@@ -9,6 +9,7 @@ import pytest
 
 from myriarch.errors import SpecError
 from myriarch.spec.catalogue import catalogue
+from myriarch.spec.consistency import check_model
 from myriarch.spec.document import Source
 from myriarch.spec.fleet import Chip, Fleet, Pool
 from myriarch.spec.model import Model
@@ -147,6 +148,68 @@ def test_says_what_does_not_fit_in_the_fleet(fleet: dict[str, Any], message: str
 )
 def test_says_what_does_not_fit_in_the_model(model: dict[str, Any], message: str) -> None:
     assert error(model=model) == message
+
+
+LATENT = {"kv_rank": 8, "nope_width": 8, "rope_width": 4, "value_width": 8}
+MIXTURE = {"experts": 4, "top_k": 2, "expert_feed_forward": 32}
+BUILDS = "the trainer builds dense Llama-style models"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"mixture": MIXTURE}, f"mixture: is for `myriarch plan`: {BUILDS}; remove it"),
+        ({"latent": LATENT}, f"latent: is for `myriarch plan`: {BUILDS}; remove it"),
+        ({"window": {"tokens": 8}}, f"window: is for `myriarch plan`: {BUILDS}; remove it"),
+        ({"activation": "gelu"}, f"activation: `gelu` is for `myriarch plan`: {BUILDS}; use `swiglu`"),
+        ({"positions": "learned"}, f"positions: `learned` is for `myriarch plan`: {BUILDS}; use `rotary`"),
+        ({"norm": "layernorm"}, f"norm: `layernorm` is for `myriarch plan`: {BUILDS}; use `rmsnorm`"),
+        ({"norms_per_layer": 4}, f"norms_per_layer: `4` is for `myriarch plan`: {BUILDS}; use 2"),
+        ({"query_key_norm": True}, f"query_key_norm: true is for `myriarch plan`: {BUILDS}; use false"),
+        ({"biases": "all"}, f"biases: `all` is for `myriarch plan`: {BUILDS}; use `none`"),
+        (
+            {"head_width": 16},
+            "head_width: 16 is for `myriarch plan`: the trainer splits the width, 48, among the 4 heads; remove it",
+        ),
+    ],
+)
+def test_a_model_that_the_trainer_cannot_build_is_refused_before_anything_starts(
+    model: dict[str, Any], message: str
+) -> None:
+    assert error(model=model) == f"model: {message}"
+
+
+def test_what_the_trainer_builds_may_be_written_out() -> None:
+    plain = {"head_width": 12, "activation": "swiglu", "biases": "none", "positions": "rotary"}
+    assert resolved(model=plain).model.parameters == resolved().model.parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"mixture": MIXTURE | {"top_k": 5}}, "mixture.top_k: 5 is more than the 4 experts; use at most that"),
+        (
+            {"mixture": MIXTURE | {"dense_layers": 1}},
+            "mixture.dense_layers: 1 leaves none of the 1 layers to the mixture; use at most 0",
+        ),
+        (
+            {"mixture": MIXTURE, "feed_forward": 64},
+            "feed_forward: has no meaning where every layer is a mixture; say `mixture.expert_feed_forward`",
+        ),
+        ({"latent": LATENT | {"rope_width": 3}}, "latent.rope_width: 3 is odd, and rotary positions need pairs"),
+        (
+            {"latent": LATENT, "kv_heads": 2},
+            "kv_heads: has no meaning with `latent`, which says how wide heads are; remove one of them",
+        ),
+        ({"latent": LATENT, "biases": "qkv"}, "biases: `qkv` is not known with `latent`; use `none`"),
+        ({"head_width": 5}, "head_width: 5 is odd, and rotary positions need heads of even width; use 6"),
+    ],
+)
+def test_says_what_does_not_fit_in_a_model_for_the_planner(model: dict[str, Any], message: str) -> None:
+    told: list[str] = []
+    check_model(msgspec.convert(MODEL | model, Model), tell=lambda path, text: told.append(f"{path}: {text}"))
+    assert len(told) == 1
+    assert told[0].startswith(message)
 
 
 EQUALLY = "(fast 2, slow 6): every worker of a group takes equally many sequences, at least one"

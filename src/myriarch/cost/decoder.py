@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from myriarch.cost.arrays import Array, Flag, Real, choose
-from myriarch.spec.model import Model
+from myriarch.spec.model import LatentAttention, Mixture, Model, Window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,29 +35,39 @@ class Decoder:
     dense_layers: Real = 0.0
     """Of a mixture: its first layers, which have a dense MLP."""
     query_rank: Real = 0.0
-    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): rank of the queries; 0: ordinary attention."""
+    """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): rank of the queries; 0: none."""
     kv_rank: Real = 0.0
+    """Of keys and values; 0: ordinary attention."""
     rope_width: Real = 0.0
     """Latent attention: part of `head_width` that carries the position, shared by all heads for the keys."""
     value_width: Real = 0.0
     """Latent attention: width of a head's values."""
     window_tokens: Real = 0.0
-    """Sliding window of every second layer; 0: none."""
+    """Sliding window of `window_share` of the layers; 0: none."""
+    window_share: Real = 0.5
+    capacity_factor: Real = 0.0
+    """Tokens that an expert takes, over its even share; 0: all that come."""
+    other_parameters: Real = 0.0
+    """Biases, learned positions, inner and further norms: part of `parameters`, too few to matter elsewhere."""
 
     @classmethod
     def of(cls, model: Model) -> Decoder:
-        """The decoder that a model file describes."""
-        return cls(
+        """The decoder that a model file describes, with as many parameters to the last one."""
+        shape = cls(
             layers=float(model.layers),
             width=float(model.width),
             heads=float(model.heads),
             kv_heads=float(model.kv_heads_resolved),
-            head_width=model.width / model.heads,
-            feed_forward=float(model.feed_forward_resolved),
-            gated=1.0,
+            head_width=float(model.head_width_resolved),
+            feed_forward=float(_feed_forward(model)),
+            gated=float(model.is_gated),
             vocabulary=float(model.vocabulary),
             tied=float(model.tied_embeddings),
+            **_mixture(model.mixture),
+            **_latent(model.latent),
+            **_window(model.window),
         )
+        return dataclasses.replace(shape, other_parameters=model.parameters - float(shape.parameters))
 
     @property
     def is_latent(self) -> Array:
@@ -78,9 +88,9 @@ class Decoder:
         query = self.heads * self.head_width
         ordinary = self.width * (query + 2 * self.kv_heads * self.head_width) + query * self.width
         nope = np.subtract(self.head_width, self.rope_width)
+        compressed = choose(np.greater(self.query_rank, 0), self.query_rank * (self.width + query), self.width * query)
         latent = (
-            self.width * self.query_rank
-            + self.query_rank * query
+            compressed
             + self.width * (self.kv_rank + self.rope_width)
             + self.kv_rank * self.heads * (nope + self.value_width)
             + self.heads * self.value_width * self.width
@@ -124,7 +134,8 @@ class Decoder:
     @property
     def parameters(self) -> Array:
         """All trainable parameters."""
-        return self.routed_parameters + self.unrouted_parameters + (2.0 - self.tied) * self.vocabulary_parameters
+        layers = self.routed_parameters + self.unrouted_parameters
+        return layers + (2.0 - self.tied) * self.vocabulary_parameters + self.other_parameters
 
     @property
     def active_parameters(self) -> Array:
@@ -133,9 +144,13 @@ class Decoder:
         return self.unrouted_parameters + routed + self.vocabulary_parameters
 
     def attended_tokens(self, sequence: Real) -> Array:
-        """Mean over the layers of the keys in a query's row of the full square; the window cuts every second layer."""
+        """Mean over the layers of the keys in a query's row of the full square.
+
+        A causal kernel does half of it: s/2 keys a query without a window, w with one, so the row counts 2 w.
+        """
         windowed = np.minimum(np.multiply(2.0, self.window_tokens), sequence)
-        return choose(np.greater(self.window_tokens, 0), (np.add(sequence, windowed)) / 2.0, sequence)
+        share = np.asarray(self.window_share)
+        return choose(np.greater(self.window_tokens, 0), share * windowed + (1.0 - share) * sequence, sequence)
 
     def flops_per_token(self, sequence: Real, *, causal: bool = True) -> Array:
         """Model FLOPs of one token, forward and backward: 6 N + 6 (or 12, the whole square) L H Q T.
@@ -145,3 +160,38 @@ class Decoder:
         square = 6.0 if causal else 12.0
         width = self.heads * (np.add(self.head_width, self.value_head_width)) / 2.0
         return 6.0 * self.active_parameters + square * self.layers * width * self.attended_tokens(sequence)
+
+
+def _feed_forward(model: Model) -> int:
+    """Width of the dense MLP; of an expert, where no layer has a dense one."""
+    if model.mixture is not None and not model.mixture.dense_layers:
+        return model.mixture.expert_feed_forward
+    return model.feed_forward_resolved
+
+
+def _mixture(mixture: Mixture | None) -> dict[str, float]:
+    if mixture is None:
+        return {}
+    return {
+        "experts": float(mixture.experts),
+        "top_k": float(mixture.top_k),
+        "expert_feed_forward": float(mixture.expert_feed_forward),
+        "shared_experts": float(mixture.shared_experts),
+        "dense_layers": float(mixture.dense_layers),
+        "capacity_factor": mixture.capacity_factor or 0.0,
+    }
+
+
+def _latent(latent: LatentAttention | None) -> dict[str, float]:
+    if latent is None:
+        return {}
+    return {
+        "query_rank": float(latent.query_rank or 0),
+        "kv_rank": float(latent.kv_rank),
+        "rope_width": float(latent.rope_width),
+        "value_width": float(latent.value_width),
+    }
+
+
+def _window(window: Window | None) -> dict[str, float]:
+    return {} if window is None else {"window_tokens": float(window.tokens), "window_share": window.share}

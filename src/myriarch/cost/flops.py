@@ -18,14 +18,11 @@ GRADIENT_BYTES_PER_PARAMETER: Final = 4
 
 
 def matmul_parameters(model: Model) -> int:
-    """Weights that multiply activations: all projections and the output head.
+    """Weights that multiply a token: its projections, its experts and the output head.
 
     Not the norms, and not the embedding, which is a look-up; with tied embeddings its matrix counts once, as the head.
     """
-    head_width = model.width // model.heads
-    attention = model.width * head_width * (2 * model.heads + 2 * model.kv_heads_resolved)
-    feed_forward = 3 * model.width * model.feed_forward_resolved
-    return model.layers * (attention + feed_forward) + model.vocabulary * model.width
+    return model.weights.matrices
 
 
 def palm_flops_per_token(parameters: int, *, layers: int, heads: int, head_width: int, context_tokens: int) -> int:
@@ -50,7 +47,7 @@ def flops_per_token(model: Model) -> int:
         matmul_parameters(model),
         layers=model.layers,
         heads=model.heads,
-        head_width=model.width // model.heads,
+        head_width=(model.head_width_resolved + model.value_width_resolved) // 2,
         context_tokens=model.context_tokens,
     )
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from myriarch.spec.catalogue import unknown_chip
 from myriarch.spec.fleet import Chip, Fleet
-from myriarch.spec.model import Model
+from myriarch.spec.model import LatentAttention, Mixture, Model
 from myriarch.spec.problems import did_you_mean, listed
 from myriarch.spec.run import Batch, ChaosEvent, Checkpoint, Group, Recovery, Run
 from myriarch.spec.shares import can_divide, nearest_batches
@@ -70,17 +70,85 @@ def _no_pool(name: str, pools: list[str]) -> str:
 
 
 def check_model(model: Model, *, tell: Tell) -> None:
-    """Heads that divide the width evenly, and in even parts: rotary positions turn pairs of numbers."""
-    if model.width % 2:
+    """Parts that fit together. Heads divide the width evenly, and in even parts: rotary positions turn pairs."""
+    if model.latent is not None:
+        _check_latent(model, model.latent, tell)
+    else:
+        _check_heads(model, tell)
+    if model.mixture is not None:
+        _check_mixture(model, model.mixture, tell)
+
+
+def _check_heads(model: Model, tell: Tell) -> None:
+    parts, even = (2, " even") if model.positions == "rotary" else (1, "")
+    if model.head_width is not None:
+        if model.head_width % parts:
+            why = "is odd, and rotary positions need heads of even width"
+            tell("head_width", f"{model.head_width} {why}; use {model.head_width + 1}")
+    elif model.width % parts:
         tell("width", f"{model.width} is odd, and rotary positions need heads of even width; use {model.width + 1}")
-    elif model.width % (2 * model.heads):
-        use = _nearest_divisors(model.width // 2, model.heads)
-        tell("heads", f"{model.heads} heads do not split the width, {model.width}, into equal even parts; use {use}")
+    elif model.width % (parts * model.heads):
+        use = _nearest_divisors(model.width // parts, model.heads)
+        tell("heads", f"{model.heads} heads do not split the width, {model.width}, into equal{even} parts; use {use}")
     if model.heads % model.kv_heads_resolved:
-        use = _nearest_divisors(model.heads, model.kv_heads_resolved)
-        tell("kv_heads", f"{model.kv_heads} does not divide the {model.heads} heads; use {use}")
+        divisors = _nearest_divisors(model.heads, model.kv_heads_resolved)
+        tell("kv_heads", f"{model.kv_heads} does not divide the {model.heads} heads; use {divisors}")
+
+
+def _check_latent(model: Model, latent: LatentAttention, tell: Tell) -> None:
+    for field in ("kv_heads", "head_width"):
+        if getattr(model, field) is not None:
+            tell(field, "has no meaning with `latent`, which says how wide heads are; remove one of them")
+    if latent.rope_width % 2:
+        tell("latent.rope_width", f"{latent.rope_width} is odd, and rotary positions need pairs; use an even number")
+    if model.biases != "none":
+        tell("biases", f"`{model.biases}` is not known with `latent`; use `none`")
+    if model.query_key_norm:
+        tell("query_key_norm", "is part of `latent`, whose ranks are normed; remove it")
+
+
+def _check_mixture(model: Model, mixture: Mixture, tell: Tell) -> None:
+    if mixture.top_k > mixture.experts:
+        tell("mixture.top_k", f"{mixture.top_k} is more than the {mixture.experts} experts; use at most that")
+    if mixture.dense_layers >= model.layers:
+        why = f"leaves none of the {model.layers} layers to the mixture"
+        tell("mixture.dense_layers", f"{mixture.dense_layers} {why}; use at most {model.layers - 1}")
+    if mixture.dense_layers == 0 and model.feed_forward is not None:
+        tell("feed_forward", "has no meaning where every layer is a mixture; say `mixture.expert_feed_forward`")
+
+
+_LLAMA: Final[tuple[tuple[str, object, str], ...]] = (
+    # field, the only value that the trainer builds, what to write
+    ("latent", None, "remove it"),
+    ("window", None, "remove it"),
+    ("mixture", None, "remove it"),
+    ("activation", "swiglu", "use `swiglu`"),
+    ("positions", "rotary", "use `rotary`"),
+    ("norm", "rmsnorm", "use `rmsnorm`"),
+    ("norms_per_layer", 2, "use 2"),
+    ("query_key_norm", False, "use false"),
+    ("biases", "none", "use `none`"),
+)
+
+
+def check_trainable(model: Model, *, tell: Tell) -> None:
+    """What the reference trainer builds: dense, Llama style, on bytes. The planner takes the others."""
+    for field, only, remedy in _LLAMA:
+        value = getattr(model, field)
+        if value != only:
+            tell(field, f"{_shown(value)}is for `myriarch plan`: the trainer builds dense Llama-style models; {remedy}")
+    if model.head_width is not None and model.latent is None and model.head_width * model.heads != model.width:
+        why = f"the trainer splits the width, {model.width}, among the {model.heads} heads"
+        tell("head_width", f"{model.head_width} is for `myriarch plan`: {why}; remove it")
     if model.vocabulary < 256:
         tell("vocabulary", f"{model.vocabulary} is too small for data that are bytes; use at least 256")
+
+
+def _shown(value: object) -> str:
+    """The value, where it is a word or a number that fits into a sentence."""
+    if isinstance(value, bool):
+        return f"{str(value).lower()} "
+    return f"`{value}` " if isinstance(value, (str, int)) else ""
 
 
 def _nearest_divisors(number: int, wish: int) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from myriarch.spec.consistency import check_fleet, check_model, check_run
+from myriarch.spec.consistency import check_fleet, check_model, check_run, check_trainable
 from myriarch.spec.document import Source
 from myriarch.spec.fleet import Chip, Fleet, Pool
 from myriarch.spec.model import Model
@@ -43,6 +43,7 @@ def resolve(
     with collected() as problems:
         check_fleet(fleet, catalogue=catalogue, tell=functools.partial(problems.add, sources.fleet))
         check_model(model, tell=functools.partial(problems.add, sources.model))
+        check_trainable(model, tell=functools.partial(problems.add, sources.model))
         check_run(run, fleet=fleet, groups=groups, tell=functools.partial(problems.add, sources.run))
     pools = tuple(_with_chip(pool, catalogue) for pool in fleet.pools)
     return ResolvedRun(

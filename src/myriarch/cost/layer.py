@@ -131,8 +131,9 @@ def attention_block(setting: Setting) -> Layer:
     # Where there is no latent attention, its ranks are 0 and the products are masked; 1.0 keeps the shapes positive.
     q_rank, kv_rank = np.maximum(d.query_rank, 1.0), np.maximum(d.kv_rank, 1.0)
     nope, value = np.subtract(d.head_width, d.rope_width), np.maximum(d.value_width, 1.0)
-    products.add(tokens, q_rank, d.width, where=latent)
-    products.add(tokens, query, q_rank, where=latent)
+    ranked = np.greater(d.query_rank, 0)
+    products.add(tokens, q_rank, d.width, where=latent * ranked)
+    products.add(tokens, query, choose(ranked, q_rank, d.width), where=latent)
     products.add(tokens, kv_rank + d.rope_width, d.width, where=latent)
     products.add(tokens, d.heads * (nope + value) / s.tp, kv_rank, where=latent)
     products.add(tokens, d.width, d.heads * value / s.tp, where=latent)

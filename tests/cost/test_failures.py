@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from myriarch.cost.failures import DEFAULT_PER_NODE_DAY, failure_rate_per_s, mtbf_s
+from myriarch.cost.failures import DEFAULT_PER_NODE_DAY, failure_rate_per_s, growth, mtbf_s, per_node_day
 from myriarch.spec.fleet import Chip, FailureRate, Fleet, Pool
 from myriarch.spec.model import Model
 from myriarch.spec.resolve import resolve
@@ -43,3 +43,29 @@ def test_pools_add_up_and_spares_interrupt_nothing() -> None:
 
 def test_nothing_ever_fails() -> None:
     assert mtbf_s(resolved(pool("a", nodes=2, per_node_day=0))) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("devices", "minutes"),
+    [
+        (16_384, 185.6),  # Llama 3: 54 days / 419
+        (98_304, 18.0),  # FT-HSDP, measured; 2.3 per 1000 server-days would give 51
+    ],
+)
+def test_the_law_passes_through_the_published_points(devices: int, minutes: float) -> None:
+    days = 1 / (devices / 8 * float(per_node_day(devices)))
+    assert days * 1440 == pytest.approx(minutes, rel=0.005)
+
+
+def test_the_law_is_never_below_what_was_measured_and_says_by_how_much_it_is_above() -> None:
+    assert float(per_node_day(32_768)) / 2.3e-3 == pytest.approx(1.65, abs=0.01)
+    projected = 1440 / 14 / (131_072 / 8)  # FT-HSDP's projection: 14 minutes
+    assert float(per_node_day(131_072)) / projected == pytest.approx(1.36, abs=0.01)
+    assert float(growth(55_000)) == 1.0 < float(growth(56_000))
+
+
+def test_only_the_published_rate_grows() -> None:
+    large = 98_304 // 8
+    assert mtbf_s(resolved(pool("a", nodes=large))) / 60 == pytest.approx(18.0, rel=0.005)
+    own = failure_rate_per_s(resolved(pool("a", nodes=large, per_node_day=0.0023)))
+    assert 1 / own / 60 == pytest.approx(51, rel=0.01)

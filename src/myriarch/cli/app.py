@@ -123,22 +123,37 @@ def validate(
 @verb
 def doctor(
     *,
-    json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema doctor`.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time the devices instead: products, memory, links.")
+    ] = False,
+    output: Annotated[
+        str, typer.Option("--output", metavar="FILE", help="With --calibrate: the profile to write, .yaml or .json.")
+    ] = "",
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="With --calibrate: time to take; default: 30.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="For programs: see `myriarch schema doctor` and `profile`.")
+    ] = False,
 ) -> int:
     """What this machine offers to a fleet: measured in about three seconds, each line with a verdict and a remedy.
 
-    Exits with 3 if something that `myriarch train` needs is missing.
+    Exits with 3 if something that `myriarch train` needs is missing. With --calibrate it times matrix products, memory,
+    launches and links of the accelerators, or of the CPU where there are none, for a profile that plans take before the
+    catalogue.
     """
     from myriarch.cli import doctor as module
 
-    return module.doctor(json_output=json_output)
+    return module.doctor(calibrate=calibrate, output=output, seconds=seconds, json_output=json_output)
 
 
 @verb
 def schema(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="fleet, model, run, report, event, action, journal, doctor or validate."),
+        typer.Argument(
+            metavar="NAME", help="fleet, model, run, profile, report, event, action, journal, doctor or validate."
+        ),
     ] = "",
 ) -> int:
     """Print the JSON Schema of a file or message that Myriarch reads or writes; without NAME, list them."""

@@ -14,7 +14,7 @@ import msgspec
 
 from myriarch.cli import probe_machine, probe_rates, probe_torch
 from myriarch.cli.finding import Finding, Verdict
-from myriarch.errors import EXIT_DEGRADED, EXIT_OK
+from myriarch.errors import EXIT_DEGRADED, EXIT_OK, UsageError
 
 _SEVERITY: Final[tuple[Verdict, ...]] = ("ok", "warn", "missing")
 
@@ -28,8 +28,19 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     findings: tuple[Finding, ...]
 
 
-def doctor(*, json_output: bool) -> int:
-    """Probe, print, and return 0, or 3 if something that `train` needs is missing."""
+def doctor(*, json_output: bool, calibrate: bool = False, output: str = "", seconds: float | None = None) -> int:
+    """Probe, print, and return 0, or 3 if something that `train` needs is missing.
+
+    With `calibrate`, measure the devices instead and write a profile to `output`.
+    """
+    if calibrate:
+        from myriarch.cli import calibrate as module
+
+        return module.calibrate(
+            output=output, seconds=module.SECONDS if seconds is None else seconds, json_output=json_output
+        )
+    if output or seconds is not None:
+        raise UsageError("--output and --seconds go with --calibrate; add it")
     diagnosis = diagnose(Path.cwd())
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())

@@ -27,7 +27,13 @@ class Silicon:
     measured_share: float = 0.78
     """Best measured matrix rate over the peak, where nobody measured this chip: its twin's, else the median of the
     catalogue's measured chips."""
+    throttles: bool = True
+    """Clocks fall under load. False: large systolic arrays at a fixed clock."""
 
+
+SYSTOLIC: Final = 0.97
+"""What large systolic arrays reach of their peak: measured on Gaudi 2, 418.7 of 432 TFLOP/s (the catalogue's source);
+nobody has published the like of TPUs, whose runs reach 89 % of the peak with everything else in them."""
 
 SILICON: Final[dict[str, Silicon]] = {
     "v100": Silicon(80, 2017.7, 12.5e9),
@@ -47,12 +53,12 @@ SILICON: Final[dict[str, Silicon]] = {
     "mi325x": Silicon(304, 2023.9, 50e9),
     "mi350x": Silicon(256, 2025.5, 50e9),
     "mi355x": Silicon(256, 2025.5, 50e9),
-    "gaudi2": Silicon(24, 2022.4, 37.5e9),
+    "gaudi2": Silicon(24, 2022.4, 37.5e9, throttles=False),
     "gaudi3": Silicon(64, 2024.7, 75e9),
-    "tpu-v4": Silicon(8, 2021.4, 50e9, domain_devices=3072),
-    "tpu-v5e": Silicon(4, 2023.6, 25e9, domain_devices=256),
-    "tpu-v5p": Silicon(8, 2023.9, 50e9, domain_devices=6144),
-    "tpu-v6e": Silicon(4, 2024.9, 50e9, domain_devices=256),
+    "tpu-v4": Silicon(8, 2021.4, 50e9, domain_devices=3072, measured_share=SYSTOLIC, throttles=False),
+    "tpu-v5e": Silicon(4, 2023.6, 25e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False),
+    "tpu-v5p": Silicon(8, 2023.9, 50e9, domain_devices=6144, measured_share=SYSTOLIC, throttles=False),
+    "tpu-v6e": Silicon(4, 2024.9, 50e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False),
     "metax-c500": Silicon(104, 2023.0, 25e9),
     "iluvatar-bi-v150": Silicon(64, 2022.5, 15.6e9),
     "ascend-910b": Silicon(24, 2022.8, 25e9),
@@ -143,12 +149,18 @@ def machine(
         link_bandwidth_bytes_per_s=chip.link_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
         link_domain_devices=float(domain or chip.link_domain_devices or facts.domain_devices),
         network_bandwidth_bytes_per_s=network_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
-        power_w=chip.power_w or UNTHROTTLED_W_PER_FLOPS * peak * TYPICAL_POWER_SHARE,
+        power_w=_power_w(chip, facts, peak),
         launch_year=facts.launch_year,
         host_link_bandwidth_bytes_per_s=beside.link_bandwidth_bytes_per_s,
         host_memory_bandwidth_bytes_per_s=beside.memory_bandwidth_bytes_per_s,
         host_memory_bytes=beside.memory_bytes,
     )
+
+
+def _power_w(chip: Chip, facts: Silicon, peak_flops_per_s: float) -> float:
+    """Board power, or that of a chip of this rate that never has to slow down."""
+    ample = UNTHROTTLED_W_PER_FLOPS * peak_flops_per_s
+    return max(chip.power_w or 0.0, ample) if not facts.throttles else chip.power_w or ample * TYPICAL_POWER_SHARE
 
 
 def _has(chip: Chip, precision: str) -> bool:

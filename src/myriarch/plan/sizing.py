@@ -130,14 +130,16 @@ def timed(
     proved = True
     while usable:
         found = asked.fastest()
-        if found is not None and floor(usable[-1]) >= found[1]:
-            break
-        if len(asked.known) >= evaluations // 2 and len(usable) > evaluations - len(asked.known):
-            for count in _spread(usable, evaluations - len(asked.known)):
-                asked(count)
+        # As devices get fewer the bound only rises: what it rules out lies at the front.
+        usable = [count for count in usable if found is None or floor(count) < found[1]]
+        left = evaluations - len(asked.known)
+        if len(usable) > left and left <= evaluations // 2:
             proved = False
+            for count in _spread(usable, left):
+                asked(count)
             break
-        asked(usable.pop())
+        if usable:
+            asked(usable.pop())
     found = asked.fastest()
     if found is None:
         raise SpecError(f"no plan fits {devices} devices or fewer", path="devices", hint="use more, or more memory")

@@ -89,15 +89,6 @@ class Composition:
         total: Array = self.busy_s * (1.0 + self.jitter) + self.fixed_s
         return total
 
-    @property
-    def least_s(self) -> Array:
-        """Not more than `total_s`: every micro-batch passes the slowest stage, whatever else there is.
-
-        The other summands of `total_s` are not negative, so leaving them out makes it no longer.
-        """
-        least: Array = self.slots_s * (1.0 + self.jitter) + self.fixed_s
-        return least
-
 
 def step_time(
     decoder: Decoder, *, machine: Machine, split: Split, software: Software, parameters: Parameters
@@ -155,9 +146,26 @@ def compose(setting: Setting, *, layer_s: Real, head_s: Real) -> Composition:
         accumulate_s=choose(np.greater_equal(s.zero_stage, 2), 0.0, added) * (m - 1.0),
         dp_s=_data_parallel(setting, sharding, slot_s=slot_s),
         optimizer_s=sharding.held * OPTIMIZER_BYTES * p.optimizer_passes / memory_bytes_per_s,
-        jitter=p.jitter * np.maximum(np.log2(np.asarray(s.devices) / 8.0), 0.0),
+        jitter=_jitter(s, p),
         fixed_s=p.step_s,
     )
+
+
+def least_seconds(setting: Setting, *, layer_s: Real, head_s: Real) -> Array:
+    """Not more than `compose` makes of the same layers, whatever the schedule and the sharding.
+
+    Every micro-batch passes the slowest stage; all other summands of a step are zero or more.
+    """
+    s, p = setting.split, setting.parameters
+    slots_s = s.micro_batches * slot_seconds(setting.decoder, s, layer_s=layer_s, head_s=head_s)
+    least: Array = slots_s * (1.0 + _jitter(s, p)) + p.step_s
+    return least
+
+
+def _jitter(split: Split, p: Parameters) -> Array:
+    """Share of a step that is spent waiting for the slowest of all devices."""
+    jitter: Array = p.jitter * np.maximum(np.log2(np.asarray(split.devices) / 8.0), 0.0)
+    return jitter
 
 
 def slot_seconds(decoder: Decoder, split: Split, *, layer_s: Real, head_s: Real) -> Array:

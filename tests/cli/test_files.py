@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from myriarch.cli.files import FILE_LIMIT_BYTES, load_run
+from myriarch.cli.files import FILE_LIMIT_BYTES, load_fleet, load_model, load_run
 from myriarch.errors import SpecError
 from myriarch.spec.fleet import Chip
 
@@ -150,3 +150,66 @@ def test_not_permitted(folder: Path) -> None:
 def test_problems_carry_the_file_they_are_in(folder: Path) -> None:
     (folder / "model.toml").write_text(MODEL_TOML + "kv_heads = 3\n")
     assert error(folder / "run.yaml") == ".../model.toml: kv_heads: 3 does not divide the 4 heads; use 1 or 2 or 4"
+
+
+# --- fleets and models for the planner -------------------------------------------------------------------------------
+
+PLAN = EXAMPLE.parent / "plan"
+
+
+def test_the_example_for_the_planner_is_what_its_comments_say() -> None:
+    fleet, model = load_fleet(str(PLAN / "fleet.yaml")), load_model(str(PLAN / "model.yaml"))
+    assert [pool.devices for pool in fleet.pools] == [2048, 1024]
+    assert all(isinstance(pool.chip, Chip) for pool in fleet.pools)
+    assert [round(fleet.carbon_kg_per_kwh_of(pool) or 0.0, 3) for pool in fleet.pools] == [0.648, 0.574]
+    assert fleet.currencies == ("CNY",)
+    assert fleet.links[0].bandwidth_bytes_per_s == 50e9
+    assert round(model.parameters / 1e9) == 104
+    assert round(model.active_parameters / 1e9) == 10
+
+
+def test_models_and_fleets_need_no_file() -> None:
+    assert load_model("DeepSeek-V3").parameters == 671_026_404_352
+    (pool,) = load_fleet("h20:16").pools
+    assert isinstance(pool.chip, Chip)
+    assert pool.chip.id == "h20"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("deepsek-v3", "model `deepsek-v3` is not in the catalogue; did you mean `deepseek-v3`? write a model file"),
+        ("examples/plan/modl.yaml", "`examples/plan/modl.yaml` does not exist; did you mean `model.yaml`?"),
+    ],
+)
+def test_a_model_that_is_neither_a_file_nor_a_name(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    with pytest.raises(SpecError) as caught:
+        load_model(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("h20", "`h20` is neither a fleet file nor a fleet in one line; write `chip:devices`, like h20:1024"),
+        ("h21:8", "chip `h21` is not in the catalogue; did you mean `h20`?"),
+        ("h20:10000000000", "h20:10000000000: pools: have 1250000000 nodes; a fleet has at most 1000000"),
+    ],
+)
+def test_a_fleet_that_is_neither_a_file_nor_a_line(text: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_fleet(text)
+    assert str(caught.value).startswith(message)
+
+
+def test_files_for_the_planner_are_checked_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(
+        "name: m\nlayers: 2\nwidth: 64\nheads: 2\ncontext_tokens: 8\n"
+        "mixture: {experts: 4, top_k: 5, expert_feed_forward: 8}\n"
+    )
+    with pytest.raises(SpecError, match=r"m.yaml:6: mixture.top_k: 5 is more than the 4 experts"):
+        load_model(str(tmp_path / "m.yaml"))
+    (tmp_path / "f.yaml").write_text("name: f\npools:\n  - {name: p, chip: h2000, nodes: 1}\n")
+    with pytest.raises(SpecError, match=r"f.yaml:3: pools\[0\].chip: chip `h2000` is not in the catalogue"):
+        load_fleet(str(tmp_path / "f.yaml"))

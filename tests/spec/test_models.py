@@ -135,14 +135,16 @@ def test_a_name_may_be_written_as_people_do(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lama-3.1-405b", "model `lama-3.1-405b` is not in the catalogue; did you mean `llama-3-1-405b`? it has `gpt3"),
-        ("dense", "model `dense` is not in the catalogue; use one of `dense-100b`, `dense-500b`, `dense-1t`, it has"),
+        ("lama-3.1-405b", "model `lama-3.1-405b` is not in the catalogue; did you mean `llama-3-1-405b`? write a"),
+        ("dense", "model `dense` is not in the catalogue; use one of `dense-100b`, `dense-500b`, `dense-1t`, or write"),
+        ("my-model", "model `my-model` is not in the catalogue; write a model file"),
     ],
 )
 def test_an_unknown_model_is_told_its_neighbours(name: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
         lookup_model(name)
     assert str(caught.value).startswith(message)
+    assert "`deepseek-v3`" in caught.value.hint
 
 
 shapes = st.builds(

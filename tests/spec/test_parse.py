@@ -119,10 +119,10 @@ def test_a_located_spec_knows_its_lines() -> None:
 PRECISIONS = "`bf16`, `fp16`, `fp32`, `fp4`, `fp64`, `fp64_tc`, `fp8`, `int8`, `tf32`"
 RATES = "use a plain number in SI, or a number and one of: `FLOP/s`, `kFLOP/s`, `MFLOP/s`, `GFLOP/s`, `TFLOP/s`"
 NAME = "is not a name; use lower-case letters, digits and inner hyphens, at most 40"
-POOL = (
-    "a pool has `name`, `chip`, `nodes`, `spares`, `devices_per_node`, `nodes_per_rack`, `site`, `link`, `failures`, \
-`price_per_device_hour`, `currency`, `carbon_kg_per_kwh`, `host_memory_bytes`, `emulate`"
-)
+POOL = "a pool has `name`, `chip`, `nodes`, `spares`, `devices_per_node`, `nodes_per_rack`, `site`, `link`, \
+`oversubscription`, `failures`, `price_per_device_hour`, `currency`, `carbon_kg_per_kwh`, `power_per_device_w`, \
+`host_memory_bytes`, `host_memory_bandwidth_bytes_per_s`, `host_link_bandwidth_bytes_per_s`, \
+`disk_bandwidth_bytes_per_s`, `emulate`"
 
 
 @pytest.mark.parametrize(

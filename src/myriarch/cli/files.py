@@ -1,7 +1,8 @@
-"""Run, fleet and model files on disk to a `ResolvedRun`."""
+"""Run, fleet and model files on disk to their structs; fleets and models also by a line or a name."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -10,12 +11,16 @@ import msgspec
 from myriarch.errors import SpecError
 from myriarch.spec.base import Spec
 from myriarch.spec.catalogue import catalogue
+from myriarch.spec.consistency import check_fleet, check_model
+from myriarch.spec.document import Source
 from myriarch.spec.fleet import Fleet
 from myriarch.spec.model import Model
+from myriarch.spec.models import lookup_model
 from myriarch.spec.parse import FORMATS, Parsed, parse_located
-from myriarch.spec.problems import did_you_mean, listed
-from myriarch.spec.resolve import Sources, resolve
+from myriarch.spec.problems import collected, did_you_mean, listed
+from myriarch.spec.resolve import Sources, resolve, with_chips
 from myriarch.spec.run import ResolvedRun, Run
+from myriarch.spec.shorthand import fleet_of, is_shorthand
 
 T = TypeVar("T", bound=Spec)
 
@@ -35,6 +40,44 @@ def load_run(path: Path) -> ResolvedRun:
     sources = Sources(run=run.source, fleet=fleet.source, model=model.source)
     resolved = resolve(run.spec, fleet.spec, model.spec, catalogue=catalogue(), sources=sources)
     return msgspec.structs.replace(resolved, run=_with_data_found(resolved.run, path, run))
+
+
+def load_model(text: str) -> Model:
+    """The model of a file, or of the catalogue by its name. Raises SpecError when it is neither, with the nearest."""
+    if _means_file(text):
+        parsed = _read(Path(text), Model)
+        with collected() as problems:
+            check_model(parsed.spec, tell=functools.partial(problems.add, parsed.source))
+        return parsed.spec
+    return lookup_model(text)
+
+
+def load_fleet(text: str) -> Fleet:
+    """The fleet of a file, or of a line like `h100-sxm:512+mi300x:256@25GB/s` (`spec.shorthand`), its chips inline.
+
+    Raises SpecError when it is neither, or when its parts do not fit together.
+    """
+    if _means_file(text):
+        parsed = _read(Path(text), Fleet)
+        with collected() as problems:
+            check_fleet(parsed.spec, catalogue=catalogue(), tell=functools.partial(problems.add, parsed.source))
+        return with_chips(parsed.spec, catalogue=catalogue())
+    if not is_shorthand(text):
+        chip = (
+            f", like {text}:1024" if text in catalogue() else ", like h100-sxm:1024 or h100-sxm:512+mi300x:256@25GB/s"
+        )
+        message = f"`{text}` is neither a fleet file nor a fleet in one line; write `chip:devices`{chip}"
+        raise SpecError(message, hint=f"a fleet file ends in {listed(FORMATS)}")
+    fleet = fleet_of(text)
+    with collected() as problems:
+        check_fleet(fleet, catalogue=catalogue(), tell=functools.partial(problems.add, Source(text)))
+    return with_chips(fleet, catalogue=catalogue())
+
+
+def _means_file(text: str) -> bool:
+    """Whether it is a path: it ends like a spec file, or is in a folder."""
+    path = Path(text)
+    return path.suffix.lower() in FORMATS or path.parent != Path()
 
 
 def _read_named(run_path: Path, run: Parsed[Run], field: str, kind: type[T]) -> Parsed[T]:

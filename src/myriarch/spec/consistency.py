@@ -13,8 +13,10 @@ from myriarch.spec.catalogue import unknown_chip
 from myriarch.spec.fleet import Chip, Fleet
 from myriarch.spec.model import LatentAttention, Mixture, Model
 from myriarch.spec.problems import did_you_mean, listed
+from myriarch.spec.regions import unknown_region
 from myriarch.spec.run import Batch, ChaosEvent, Checkpoint, Group, Recovery, Run
 from myriarch.spec.shares import can_divide, nearest_batches
+from myriarch.spec.site import HOURS_PER_DAY, Tariff
 
 Tell = Callable[[str, str], None]
 
@@ -44,6 +46,37 @@ def check_fleet(fleet: Fleet, *, catalogue: Mapping[str, Chip], tell: Tell) -> N
         if isinstance(pool.chip, str) and pool.chip not in catalogue:
             tell(f"pools[{index}].chip", unknown_chip(pool.chip, chips=catalogue))
     _check_links(fleet, tell)
+    _check_sites(fleet, tell)
+
+
+def _check_sites(fleet: Fleet, tell: Tell) -> None:
+    names = [site.name for site in fleet.sites]
+    for index, pool in enumerate(fleet.pools):
+        if names and pool.site and pool.site not in names:
+            near = did_you_mean(pool.site, names)
+            tell(f"pools[{index}].site", f"no site is called `{pool.site}`;{near} the fleet has {listed(names)}")
+    for index, site in enumerate(fleet.sites):
+        path = f"sites[{index}]"
+        if site.name in names[:index]:
+            first = f"sites[{names.index(site.name)}]"
+            tell(f"{path}.name", f"`{site.name}` is {first} already; give each its own name")
+        if site.region and site.carbon_kg_per_kwh_resolved is None:
+            tell(f"{path}.region", unknown_region(site.region))
+        if site.tariff is not None:
+            _check_tariff(site.tariff, f"{path}.tariff", tell)
+
+
+def _check_tariff(tariff: Tariff, path: str, tell: Tell) -> None:
+    for index, period in enumerate(tariff.periods):
+        start, end = period.hours
+        at = f"{path}.periods[{index}].hours"
+        if start % HOURS_PER_DAY == end % HOURS_PER_DAY:
+            tell(at, f"[{start}, {end}] is no part of a day; use `price_per_kwh` of the tariff for all hours")
+            continue
+        for other in range(index):
+            both = [hour for hour in range(HOURS_PER_DAY) if period.has(hour) and tariff.periods[other].has(hour)]
+            if both:
+                tell(at, f"has the hour {both[0]} that periods[{other}] has already; let one have it")
 
 
 def _check_links(fleet: Fleet, tell: Tell) -> None:

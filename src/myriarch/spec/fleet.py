@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from myriarch.spec.base import Count as Count
+from myriarch.spec.base import Fraction as Fraction
+from myriarch.spec.base import Name as Name
+from myriarch.spec.base import NonNegative as NonNegative
+from myriarch.spec.base import Positive as Positive
 from myriarch.spec.base import Spec
-
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(gt=0, le=1)]
-Count = Annotated[int, Meta(ge=1)]
-
-NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
-NAME_LENGTH_LIMIT: Final = 40
-Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=NAME_LENGTH_LIMIT)]
+from myriarch.spec.site import Site
 
 Precision = Literal["fp64", "fp64_tc", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"]
 """`fp64_tc`: FP64 on the matrix units, where they have it. `int8` rates count operations."""
@@ -63,14 +60,18 @@ class Chip(Spec, frozen=True, kw_only=True):
 
 
 class Link(Spec, frozen=True, kw_only=True):
-    """What two ends can exchange: bandwidth in one direction and one-way latency."""
+    """What two ends can exchange: bandwidth in one direction and one-way latency.
+
+    The ends of a pool's own `link` are two devices on different nodes: its bandwidth is one device's, a node's network
+    cards divided among its devices. The ends of a link between pools are the pools: its bandwidth is all they share.
+    """
 
     bandwidth_bytes_per_s: Positive
     latency_s: NonNegative = 0.0
 
 
 class PoolLink(Link, frozen=True, kw_only=True):
-    """The link between two pools."""
+    """The link between two pools: in one direction, all their devices together."""
 
     between: tuple[Name, Name]
 
@@ -105,14 +106,27 @@ class Pool(Spec, frozen=True, kw_only=True):
     nodes_per_rack: Count = 1
     """Nodes that share a fault domain (rack, power, switch). 1: each node is a domain of its own."""
     site: str = ""
+    """A name in the fleet's `sites`, or any word where the fleet has none."""
     link: Link | None = None
-    """Between nodes of the pool."""
+    """Between nodes of the pool; its bandwidth is one device's."""
+    oversubscription: Annotated[float, Meta(ge=1)] = 1.0
+    """Bandwidth of all devices over what the network's spine carries. 1: all can talk at once (a full fat tree)."""
     failures: FailureRate | None = None
     price_per_device_hour: NonNegative | None = None
+    """What a device costs besides energy, or all in all where no tariff is known: rent, or depreciation and staff."""
     currency: str = ""
     carbon_kg_per_kwh: NonNegative | None = None
+    """None: that of its site."""
+    power_per_device_w: Positive | None = None
+    """Under load, with its share of the node and the network; None: estimated from the chip's board power."""
     host_memory_bytes: Positive | None = None
-    """Host memory of a node that the memory tier may use."""
+    """Host memory of a node that the memory tier and offload may use."""
+    host_memory_bandwidth_bytes_per_s: Positive | None = None
+    """Of a node's host memory."""
+    host_link_bandwidth_bytes_per_s: Positive | None = None
+    """Between a device and its host, one direction: PCIe, or a coherent link (450 GB/s for GH200). None: the chip's."""
+    disk_bandwidth_bytes_per_s: Positive | None = None
+    """To the local disks of a node, for checkpoints."""
     emulate: Emulation | None = None
 
     @property
@@ -124,6 +138,11 @@ class Pool(Spec, frozen=True, kw_only=True):
     def devices(self) -> int:
         """Devices of the nodes that work; spares not counted."""
         return self.nodes * self.devices_per_node
+
+    @property
+    def network_bandwidth_bytes_per_s(self) -> float | None:
+        """Of one device to other nodes when all devices talk; None when unknown."""
+        return None if self.link is None else self.link.bandwidth_bytes_per_s / self.oversubscription
 
     def fault_domain(self, node: str) -> str:
         """The rack that `node` of this pool stands in: `fast/rack-0`. Nodes fill racks in the order of their index."""
@@ -137,6 +156,8 @@ class Fleet(Spec, frozen=True, kw_only=True):
     name: Name
     pools: tuple[Pool, ...]
     links: tuple[PoolLink, ...] = ()
+    sites: tuple[Site, ...] = ()
+    """Where pools stand, with tariffs; `site` of a pool names one."""
     engine: Literal["local"] = "local"
     """What places the node agents. `local`: processes of this machine with their own loopback addresses."""
     note: str = ""
@@ -147,6 +168,24 @@ class Fleet(Spec, frozen=True, kw_only=True):
             if pool.name == name:
                 return pool
         raise KeyError(name)
+
+    def site_of(self, pool: Pool) -> Site | None:
+        """Where the pool stands; None when the fleet does not say."""
+        return next((site for site in self.sites if site.name == pool.site), None)
+
+    def carbon_kg_per_kwh_of(self, pool: Pool) -> float | None:
+        """kg CO2 per kWh of the pool's grid: its own figure, its site's or its site's region's; None when unknown."""
+        if pool.carbon_kg_per_kwh is not None:
+            return pool.carbon_kg_per_kwh
+        site = self.site_of(pool)
+        return None if site is None else site.carbon_kg_per_kwh_resolved
+
+    @property
+    def currencies(self) -> tuple[str, ...]:
+        """The currencies that its prices are in, each once: money in two of them has no sum."""
+        priced = [pool.currency for pool in self.pools if pool.price_per_device_hour is not None]
+        tariffs = [site.tariff.currency for site in self.sites if site.tariff is not None]
+        return tuple(dict.fromkeys(currency for currency in (*priced, *tariffs) if currency))
 
     @property
     def node_names(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def lookup_model(name: str) -> Model:
     """
     model = find_model(name)
     if model is None:
-        raise SpecError(unknown_model(name))
+        raise SpecError(unknown_model(name), hint=f"the catalogue has {listed(models(), limit=60)}")
     return model
 
 
@@ -51,9 +51,9 @@ def find_model(name: str) -> Model | None:
 def unknown_model(name: str) -> str:
     """What to tell somebody who wrote the name of a model that is not there."""
     folded = name.casefold().replace(".", "-").replace("_", "-")
-    family = [known for known in models() if known.startswith(folded + "-")]
-    near = f" use one of {listed(family)}," if family else did_you_mean(folded, models())
-    return f"model `{name}` is not in the catalogue;{near} it has {listed(models(), limit=40)}"
+    family = [known for known in models() if known.startswith(folded)]
+    near = f" use one of {listed(family)}, or" if family else did_you_mean(folded, models())
+    return f"model `{name}` is not in the catalogue;{near} write a model file"
 
 
 @functools.cache

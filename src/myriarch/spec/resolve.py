@@ -45,12 +45,14 @@ def resolve(
         check_model(model, tell=functools.partial(problems.add, sources.model))
         check_trainable(model, tell=functools.partial(problems.add, sources.model))
         check_run(run, fleet=fleet, groups=groups, tell=functools.partial(problems.add, sources.run))
-    pools = tuple(_with_chip(pool, catalogue) for pool in fleet.pools)
     return ResolvedRun(
-        run=msgspec.structs.replace(run, groups=groups),
-        fleet=msgspec.structs.replace(fleet, pools=pools),
-        model=model,
+        run=msgspec.structs.replace(run, groups=groups), fleet=with_chips(fleet, catalogue=catalogue), model=model
     )
+
+
+def with_chips(fleet: Fleet, *, catalogue: Mapping[str, Chip]) -> Fleet:
+    """The fleet with its chips inline. Raises KeyError for one that is not in the catalogue; `check_fleet` tells it."""
+    return msgspec.structs.replace(fleet, pools=tuple(_with_chip(pool, catalogue) for pool in fleet.pools))
 
 
 def _whole_pool(pool: Pool) -> Group:

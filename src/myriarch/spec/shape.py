@@ -16,9 +16,8 @@ import msgspec
 import msgspec.inspect as mi
 
 from myriarch.errors import SpecError
-from myriarch.spec.base import Spec
+from myriarch.spec.base import NAME_LENGTH_LIMIT, NAME_PATTERN, Spec
 from myriarch.spec.document import Document, Source, join
-from myriarch.spec.fleet import NAME_LENGTH_LIMIT, NAME_PATTERN
 from myriarch.spec.problems import Problems, collected, did_you_mean, listed, nearest
 from myriarch.units import parse_quantity, units_of
 

@@ -9,7 +9,8 @@ two. The host's Adam is the floor that no link lifts: with 450 GB/s between Hopp
 
 **Activations**: the share of what a layer keeps goes down during the forward pass and comes back up during the backward
 pass; each copy has that pass to hide in, up to `overlap_reach` of it as all communication. A hidden copy takes its
-bytes of the device's memory bandwidth from the kernels beside it. Two layers' worth stays as a buffer.
+bytes of the device's memory bandwidth from the kernels beside it. Two layers' worth stays as a buffer
+(`cost.activations`).
 
 All functions take numbers or arrays. Nothing is offloaded where the shares are 0, and then nothing changes.
 """
@@ -38,8 +39,6 @@ TRANSFER_BYTES: Final = 2.0
 """Of a gradient that goes down, and of a weight that comes up."""
 STATE_BYTES: Final = 12.0
 """Weight and two moments in four bytes: what the host holds of one parameter."""
-BUFFERED_LAYERS: Final = 2.0
-"""Layers whose offloaded activations are on the device at a time: one on its way, one in use."""
 HOST_MEMORY_USABLE: Final = 0.8
 """The rest is for the system, the data and the snapshots of checkpoints."""
 
@@ -91,19 +90,12 @@ def activations_s(
     return shown(forward_s) + shown(backward_s)
 
 
-def kept_on_device(layers: Real, in_flight: Real, share: Real) -> Array:
-    """Share of a stage's kept activations that stays on the device: the rest of each layer, and the buffer."""
-    all_layers = np.maximum(np.multiply(layers, in_flight), 1.0)
-    buffered = np.minimum(BUFFERED_LAYERS / all_layers, 1.0)
-    stays: Array = 1.0 - np.asarray(share) * (1.0 - buffered)
-    return stays
-
-
-def host_bytes(held: Real, kept_bytes: Real, *, split: Split) -> Array:
-    """Bytes of the host's memory that one device takes: states of `held` parameters and `kept_bytes` of activations in
-    flight, by their shares. Gradients wait there in two bytes."""
+def host_bytes(held: Real, offloaded_bytes: Real, *, split: Split) -> Array:
+    """Bytes of the host's memory that one device takes: states of `held` parameters, by their share, with gradients
+    that wait there in two bytes; and `offloaded_bytes` of activations in flight (`Footprint.offloaded_bytes`, of all
+    layers and micro-batches)."""
     states = np.multiply(held, STATE_BYTES + TRANSFER_BYTES) * split.offload_optimizer
-    total: Array = states + np.multiply(kept_bytes, split.offload_activations)
+    total: Array = states + np.asarray(offloaded_bytes)
     return total
 
 

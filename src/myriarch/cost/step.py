@@ -17,9 +17,10 @@ import numpy as np
 from myriarch.cost.arrays import Array, Real, ceil_div, choose
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.layer import Setting
+from myriarch.cost.offload import Host, optimizer_s
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software, Split
-from myriarch.cost.table import Table, exposed_s
+from myriarch.cost.table import FORWARD_SHARE, Table, exposed_s
 
 OPTIMIZER_BYTES: float = 28.0
 """Adam in fp32 moves at least: gradient read (4), weight and two moments read (12) and written (12)."""
@@ -46,6 +47,8 @@ class StepTime:
     bubble_s: Array
     """Pipeline's fill and drain, and stages that wait for the slowest."""
     optimizer_s: Array
+    offload_s: Array
+    """Copies of activations to the host's memory and back that are not hidden."""
     other_s: Array
     """Fixed part of a step, and waiting for the slowest device."""
 
@@ -116,6 +119,7 @@ def step_time(
         dp_s=whole.dp_s,
         bubble_s=whole.fill_s + m * (whole.slot_s - whole.mean_s),
         optimizer_s=whole.optimizer_s,
+        offload_s=m * layers * table.offload_s,
         other_s=whole.jitter * whole.busy_s + whole.fixed_s,
     )
 
@@ -145,10 +149,19 @@ def compose(setting: Setting, *, layer_s: Real, head_s: Real) -> Composition:
         pp_s=pp_s,
         accumulate_s=choose(np.greater_equal(s.zero_stage, 2), 0.0, added) * (m - 1.0),
         dp_s=_data_parallel(setting, sharding, slot_s=slot_s),
-        optimizer_s=sharding.held * OPTIMIZER_BYTES * p.optimizer_passes / memory_bytes_per_s,
+        optimizer_s=_optimizer(setting, sharding.held, slot_s=slot_s),
         jitter=_jitter(s, p),
         fixed_s=p.step_s,
     )
+
+
+def _optimizer(setting: Setting, held: Array, *, slot_s: Array) -> Array:
+    p, share = setting.parameters, setting.split.offload_optimizer
+    here_s: Array = held * OPTIMIZER_BYTES * p.optimizer_passes / setting.rates.memory_bytes_per_s
+    if not np.any(share):
+        return here_s
+    window_s = (1.0 - FORWARD_SHARE) * slot_s
+    return optimizer_s(held, here_s, share=share, window_s=window_s, host=Host.of(setting.machine), p=p)
 
 
 def least_seconds(setting: Setting, *, layer_s: Real, head_s: Real) -> Array:

@@ -1,9 +1,9 @@
 """Seconds of one micro-batch through one layer and through the head: what a step is composed of.
 
 A table depends on the model, the machine, the software, and of the split on `tp`, `cp`, `ep`, `expert_tp`,
-`sequence_parallel`, `micro_batch`, `sequence`, `recompute`, `selective`, `narrow_share` and `narrow_bytes`; not on the
-pipeline, the replicas or the batch. So a search makes it once for the few thousand values of the former and composes
-it (`cost.step`) with the millions of the latter.
+`sequence_parallel`, `micro_batch`, `sequence`, `recompute`, `selective`, `narrow_share`, `narrow_bytes` and
+`offload_activations`; not on the pipeline, the replicas or the batch. So a search makes it once for the few thousand
+values of the former and composes it (`cost.step`) with the millions of the latter.
 
 Each pass takes a soft maximum (the hypotenuse) of what the device computes and what the host launches: within a layer
 some kernels are longer than their launch, others shorter. Communication that runs beside compute is hidden up to
@@ -13,12 +13,18 @@ some kernels are longer than their launch, others shorter. Communication that ru
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import numpy as np
 
+from myriarch.cost.activations import Footprint
 from myriarch.cost.arrays import Array, Real
 from myriarch.cost.layer import Layer, Setting, Times, attention_block, dense_block, mixture_block, vocabulary_layer
+from myriarch.cost.offload import activations_s
 from myriarch.cost.parameters import Parameters
+
+FORWARD_SHARE: Final = 1.0 / 3.0
+"""Of a layer's time: the backward pass has two products for each of the forward's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,8 @@ class Table:
     """What of the mean layer is computed a second time."""
     head: Parts
     """Forward and backward through embedding, output head and loss."""
+    offload_s: Array
+    """Of the mean layer's activations to the host's memory and back: what is not hidden."""
 
     @classmethod
     def of(cls, setting: Setting) -> Table:
@@ -70,12 +78,13 @@ class Table:
                 once, repeated = _block(setting, block(setting))
                 layer, again = layer.plus(once, share), again.plus(repeated, share)
         forward, backward = vocabulary_layer(setting)
-        return cls(layer=layer, again=again, head=_pass(setting, forward).plus(_pass(setting, backward)))
+        head = _pass(setting, forward).plus(_pass(setting, backward))
+        return cls(layer=layer, again=again, head=head, offload_s=_offload_s(setting, layer, again))
 
     @property
     def layer_s(self) -> Array:
         """Everything that one layer takes."""
-        return self.layer.total_s + self.again.total_s
+        return self.layer.total_s + self.again.total_s + self.offload_s
 
     @property
     def head_s(self) -> Array:
@@ -85,6 +94,21 @@ class Table:
 def _nothing() -> Parts:
     zero = np.zeros(())
     return Parts(**{field.name: zero for field in dataclasses.fields(Parts)})
+
+
+def _offload_s(setting: Setting, layer: Parts, again: Parts) -> Array:
+    if not np.any(setting.split.offload_activations):
+        return np.zeros(())
+    footprint = Footprint.of(setting.decoder, split=setting.split, software=setting.software)
+    forward_s = FORWARD_SHARE * layer.total_s
+    return activations_s(
+        footprint.offloaded_bytes,
+        forward_s=forward_s,
+        backward_s=layer.total_s - forward_s + again.total_s,
+        machine=setting.machine,
+        memory_bytes_per_s=setting.rates.memory_bytes_per_s,
+        p=setting.parameters,
+    )
 
 
 def exposed_s(comm_s: Array, window_s: Array, overlap: Real, p: Parameters) -> Array:

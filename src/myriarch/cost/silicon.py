@@ -135,7 +135,8 @@ def machine(
         if value is None
     ]
     if lacking or peak is None or chip.memory_bytes is None or chip.memory_bandwidth_bytes_per_s is None:
-        raise SpecError(f"chip `{chip.id}` lacks {', '.join(lacking)}; describe it inline or measure it")
+        remedy = "describe it inline in a fleet file with them, or measure it: `myriarch doctor --calibrate`"
+        raise SpecError(f"chip `{chip.id}` lacks {', '.join(lacking)}; {remedy}")
     measured = chip.matmul_measured_flops_per_s
     wide = measured.get("bf16", facts.measured_share * peak)
     narrow = next((_narrow(chip, name, wide / peak) for name in NARROW.get(precision, ()) if _has(chip, name)), wide)

@@ -230,11 +230,10 @@ def best_pattern(levels: Sequence[Level], *, least_interval_s: Real = 0.0) -> Pa
     step = 1.0
     while step >= _FINEST:
         for _ in range(_SWEEPS_LIMIT):
-            before = pattern.efficiency
-            for interval_s, counts in _neighbours(pattern, step):
-                pattern = _better(pattern, _valued(*_feasible(interval_s, counts, levels, floor_s), levels))
-            if not np.any(pattern.efficiency > before + 1e-9):
+            best = _best_neighbour(pattern, step, levels, floor_s)
+            if not np.any(best.efficiency > pattern.efficiency + 1e-10):
                 break
+            pattern = _better(pattern, best)
         step /= 2.0
     return pattern
 
@@ -300,6 +299,25 @@ def _better(first: Pattern, second: Pattern) -> Pattern:
         interval_s=np.where(chosen, second.interval_s, first.interval_s),
         counts=tuple(np.where(chosen, b, a) for a, b in zip(first.counts, second.counts, strict=True)),
         efficiency=np.where(chosen, second.efficiency, first.efficiency),
+    )
+
+
+def _best_neighbour(pattern: Pattern, step: float, levels: Sequence[Level], floor_s: Array) -> Pattern:
+    """Of each machine; all neighbours of all machines are valued in one evaluation."""
+    near = _neighbours(pattern, step)
+    interval_s = np.stack([each[0] for each in near])
+    counts = tuple(np.stack([each[1][index] for each in near]) for index in range(len(pattern.counts)))
+    every = _valued(*_feasible(interval_s, counts, levels, floor_s), levels)
+    first = np.argmax(every.efficiency, axis=0)[np.newaxis]
+
+    def taken(values: Array) -> Array:
+        chosen: Array = np.take_along_axis(values, first, axis=0)[0]
+        return chosen
+
+    return Pattern(
+        interval_s=taken(every.interval_s),
+        counts=tuple(taken(count) for count in every.counts),
+        efficiency=taken(every.efficiency),
     )
 
 

@@ -127,18 +127,19 @@ def timed(
     asked = _Asked(best, evaluations)
     floor: Best = floor_s or (lambda count: 0.0)
     usable = [count for count in _ascending(counts) if count <= devices]
-    proved = True
-    while usable:
+    proved, first = True, 0
+    while first < len(usable):
         found = asked.fastest()
         # As devices get fewer the bound only rises: what it rules out lies at the front.
-        usable = [count for count in usable if found is None or floor(count) < found[1]]
+        while found is not None and first < len(usable) and floor(usable[first]) >= found[1]:
+            first += 1
         left = evaluations - len(asked.known)
-        if len(usable) > left and left <= evaluations // 2:
+        if len(usable) - first > left and left <= evaluations // 2:
             proved = False
-            for count in _spread(usable, left):
+            for count in _spread(usable[first:], left):
                 asked(count)
             break
-        if usable:
+        if first < len(usable):
             asked(usable.pop())
     found = asked.fastest()
     if found is None:

@@ -47,6 +47,8 @@ class Decoder:
     window_share: Real = 0.5
     capacity_factor: Real = 0.0
     """Tokens that an expert takes, over its even share; 0: all that come."""
+    unfused_activation: Flag = 0.0
+    """Its gated activation has biases and clamps that frameworks compute one by one (gpt-oss, arXiv:2508.10925)."""
     other_parameters: Real = 0.0
     """Biases, learned positions, inner and further norms: part of `parameters`, too few to matter elsewhere."""
 

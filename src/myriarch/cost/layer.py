@@ -23,6 +23,12 @@ DISPATCH_LAUNCHES: Final = 100.0
 """Launches of routing, permuting and dispatching, and waits as long as so many."""
 
 
+UNFUSED_VALUES: Final = 22.0
+"""Values moved for each of a gated activation that is a row of plain operations: gpt-oss's has a bias (reads and writes
+4), clamps both halves (4), scales (2), takes the sigmoid (2), multiplies (3), adds one (2), multiplies (3) and weighs
+(2)."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
     """Seconds of one pass over one layer by kind."""
@@ -207,7 +213,10 @@ def _core(setting: Setting, rates: Rates) -> tuple[Array, Array]:
     short = 1.0 + 512.0 / np.asarray(s.sequence)
     flash_forward = 0.5 * flops * short / flash_rate + rates.kernel_s
     flash_backward = 2.5 * flash_forward * 1.15
-    batched_rate = rates.wide_flops_per_s * p.batched_share * np.minimum(widths / 256.0, 1.0) ** 0.5
+    # Rows of a head that do not start at 16 bytes keep the matrix units out (DU-09798-001, section 2.1): a quarter of
+    # the rate is left, that of the vector units (A100 data sheet: 78 of 312 TFLOP/s in fp16).
+    aligned = choose(np.mod(d.head_width, 8.0) < 0.5, 1.0, 0.25)
+    batched_rate = rates.wide_flops_per_s * p.batched_share * np.minimum(widths / 256.0, 1.0) ** 0.5 * aligned
     passes = 1.0 + np.asarray(setting.software.eager) * (p.eager_softmax_passes - 1.0)
     plain_forward = flops / batched_rate + stream_s(13.0 * passes * square, rates=rates, kernels=4.0)
     plain_backward = 2.0 * flops / batched_rate + stream_s(21.0 * passes * square, rates=rates, kernels=6.0)
@@ -250,7 +259,9 @@ def _mlp_stream(setting: Setting, tokens: Real, hidden_values: Real) -> tuple[Ar
     s, d = setting.split, setting.decoder
     passes = _passes(setting)
     hidden = 2.0 * tokens * d.width / choose(s.sequence_parallel, s.tp, 1.0)
-    activation = 2.0 * np.asarray(hidden_values) * (2.0 + d.gated)
+    # A fused activation reads one or two values and writes one.
+    values = choose(d.unfused_activation, UNFUSED_VALUES, 2.0 + d.gated)
+    activation = 2.0 * np.asarray(hidden_values) * values
     return passes * (5.0 * hidden + activation), 4.0 * passes
 
 
@@ -309,8 +320,11 @@ def mixture_block(setting: Setting) -> Layer:
     hidden = choose(has, d.expert_feed_forward, 64.0) / s.expert_tp
     ranks = np.divide(s.tp, s.expert_tp)  # tensor-parallel ranks that share a token's experts out among them
     tokens = s.tokens / ranks
-    # Each rank gets as many tokens as it sends; the busiest of several a little more.
-    busiest = 1.0 + (p.imbalance - 1.0) * np.greater(s.ep, 1)
+    # Each rank gets as many tokens as it sends; the busiest of several a little more. Experts of a fixed capacity take
+    # as many, padding included.
+    busiest = choose(
+        np.greater(d.capacity_factor, 0), d.capacity_factor, 1.0 + (p.imbalance - 1.0) * np.greater(s.ep, 1)
+    )
     routed = tokens * top_k * busiest
     local = np.maximum(experts / s.ep, 1.0)
     products = _Products(setting, rates)

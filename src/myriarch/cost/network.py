@@ -52,7 +52,7 @@ class Network:
         seconds: Array = (
             (inside - 1.0) / inside * size_bytes / self.link_bytes_per_s
             + (nodes - 1.0) / nodes * size_bytes / lanes / self.network_bytes_per_s
-            + choose(inside > 1, self.link_latency_s, 0.0)
+            + (inside - 1.0) ** 0.5 * self.link_latency_s
             + (nodes - 1.0) ** 0.5 * self.network_latency_s
         )
         return seconds

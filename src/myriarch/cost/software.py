@@ -11,11 +11,15 @@ from typing import Final
 
 from myriarch.cost.split import Software
 
+EAGER_HOST_S: Final = 2.5e-5
+"""Of one kernel that PyTorch launches from a tree of modules: the interpreter, the dispatcher and autograd's record of
+it; a compiled or captured program has less."""
+
 _MEGATRON_2021: Final = Software(
     year=2021.3,
     flash_attention=0.0,
     eager=0.0,
-    host_seconds=7e-6,
+    host_seconds=EAGER_HOST_S,
     tp_overlap=0.0,
     dp_overlap=0.0,
     ep_overlap=0.0,
@@ -35,6 +39,13 @@ _FSDP: Final = dataclasses.replace(
     accumulation_bytes=0.0,  # sharded gradients are scattered in every micro-batch
     dropout=0.0,
     attention_year=2019.0,
+    default_sequence_parallel=1.0,
+)
+_FSDP2: Final = dataclasses.replace(
+    _FSDP,
+    year=2024.3,
+    attention_year=2020.5,
+    logit_bytes=10.0,  # of the product (2), in fp32 for the loss (4), its gradient (4)
 )
 _MEGATRON_CORE: Final = dataclasses.replace(
     _MEGATRON_2021,
@@ -64,13 +75,15 @@ LEVELS: Final[dict[str, Software]] = {
     "megatron-deepspeed": dataclasses.replace(_MEGATRON_2021, year=2021.8),
     # DeepSpeed ZeRO-3 as SC'21 measured it: each tensor gathered by itself, by one network card of the node.
     "deepspeed-zero3-2021": dataclasses.replace(_MEGATRON_2021, dp_overlap=1.0, flat_collectives=1.0),
-    # PyTorch FSDP, eager, with a portable flash attention in Triton (llm-foundry).
+    # PyTorch FSDP, eager, with a portable flash attention in Triton and a fused loss (llm-foundry).
     "fsdp-2023": _FSDP,
     # PyTorch FSDP under torch.compile, FlashAttention-2 (fms-fsdp, torchtitan).
-    "fsdp-compiled": dataclasses.replace(_FSDP, year=2024.3, eager=0.0, host_seconds=5e-6, attention_year=2020.5),
+    "fsdp-compiled": dataclasses.replace(_FSDP2, eager=0.0, host_seconds=5e-6),
+    # ...without torch.compile.
+    "fsdp-eager": _FSDP2,
     # Pipelines and tensor parallelism of plain PyTorch modules (Sailor): nothing fused.
     "torch-eager": dataclasses.replace(
-        _MEGATRON_2021, year=2024.0, eager=1.0, host_seconds=2.5e-5, gradient_bytes=4.0, logit_bytes=12.0
+        _MEGATRON_2021, year=2024.0, eager=1.0, host_seconds=EAGER_HOST_S, gradient_bytes=4.0, logit_bytes=12.0
     ),
     # Megatron-Core with Transformer Engine and cuDNN's attention: gradients and sends overlapped.
     "megatron-core": _MEGATRON_CORE,

@@ -58,7 +58,8 @@ def samples(runs: Iterable[PublishedRun]) -> tuple[Sample, ...]:
     found = []
     for run in (completed(run) for run in runs):
         parts = (run.decoder, run.machine, run.split, run.software)
-        if run.measured_step_s is None or any(part is None for part in parts):
+        known = run.split_known and run.batch_known and run.chip_known
+        if run.measured_step_s is None or not known or any(part is None for part in parts):
             continue
         found.append(sample(run))
     return tuple(found)

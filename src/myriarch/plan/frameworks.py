@@ -55,7 +55,7 @@ def level_name(row: Mapping[str, Any], source: Mapping[str, Any]) -> str:
         year = _printed_year(_joined(source.get("paper"), source.get("repo")))
         found = next((name for before, name in BY_YEAR if year is not None and year < before), FALLBACK_LEVEL)
     if found == "fsdp-compiled" and row.get("compile") is False:
-        found = "fsdp-2023"
+        found = "fsdp-eager"
     version = _version(row, source, found)
     return f"{found}-graphs" if found == "megatron-bridge" and version and version >= GRAPHS_SINCE else found
 

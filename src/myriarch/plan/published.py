@@ -43,6 +43,8 @@ class PublishedRun:
     split_known: bool = True
     """False: the row names no split; completion takes the fastest that fits."""
     batch_known: bool = True
+    chip_known: bool = True
+    """False: the source leaves open which of several it was; the first is taken."""
     recompute_known: bool = False
     micro_batch_known: bool = False
     measured_step_s: float | None = None
@@ -92,7 +94,8 @@ def _predictable(
         split=split,
         software=software(row, source, name, hardware),
         split_known=names_split(row) or chip.id.startswith("tpu"),
-        batch_known=bool(row.get("gbs")),
+        batch_known=bool(row.get("gbs") or row.get("grad_accum")),
+        chip_known="-or-" not in str(row["chip"]).lower(),
         recompute_known=row.get("recompute") is not None,
         micro_batch_known=bool(row.get("mbs")),
         measured_step_s=measured_s,
@@ -135,6 +138,8 @@ def _decoder(row: Mapping[str, Any], shape: Mapping[str, Any]) -> Decoder:
         kv_rank=float(shape.get("kv_lora", 0)) if latent else 0.0,
         rope_width=float(shape.get("qk_rope", 0)) if latent else 0.0,
         value_width=float(shape.get("v_head", 0)) if latent else 0.0,
+        unfused_activation=float("gpt-oss" in str(row.get("model", "")).lower()),
+        capacity_factor=float(moe.get("capacity") or 0.0),
         window_tokens=float(shape.get("window") or _noted(shape, r"(\d+)-token window") or 0),
     )
 

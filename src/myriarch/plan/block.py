@@ -67,9 +67,7 @@ class Block:
         micro_batch = cells(sizes, 0)
         micro_batches = question.batch / (mesh.dp * micro_batch)
         virtual, zero_bubble = np.array(space.schedules(most, mesh.pp), dtype=np.float64).T[:, :, None]
-        replicas = mesh.dp * mesh.cp
-        experts_replicated = replicas * mesh.tp > mesh.ep * mesh.expert_tp and bool(question.decoder.experts)
-        shardings = space.shardings(replicas, experts_replicated=experts_replicated)
+        shardings = space.shardings(mesh, experts=bool(question.decoder.experts))
         zero_stage, shard = np.array(shardings, dtype=np.float64).T[:, :, None, None]
         split = Split(
             tp=float(mesh.tp),

@@ -1,8 +1,9 @@
 """The best splits of one model over devices of one kind: the exact optimum of the modelled space.
 
 Meshes are taken in the order of a bound on their score, and a mesh's plans are worked out together in arrays (`Block`).
-Only two things are left out, both proved to change nothing:
+Only three things are left out, all proved to change nothing:
 
+- Meshes whose plan that needs the least memory (`plan.miss`) does not fit.
 - Plans that do not fit are not timed.
 - Plans whose step would be too long even if it did nothing but pass every micro-batch through the slowest stage
   (`cost.step.least_seconds`) are not timed. The bound of a mesh is the least over its micro-batches, with the fastest
@@ -30,7 +31,7 @@ from myriarch.cost.step import StepTime, least_seconds, step_time
 from myriarch.event.base import Value
 from myriarch.plan.block import Block, Mask
 from myriarch.plan.comparison import Difference, difference
-from myriarch.plan.miss import Miss, nearest_miss
+from myriarch.plan.miss import Leanest, Miss, leanest, nearest_miss
 from myriarch.plan.objective import Objective, StepSeconds
 from myriarch.plan.space import Mesh, Space
 from myriarch.plan.tables import Question, Tables
@@ -48,7 +49,7 @@ class Counts(Value, frozen=True, kw_only=True):
     timed: int
     """They fit, and their step's time was worked out."""
     infeasible: int
-    """Their memory was worked out, and does not fit."""
+    """They do not fit, by their own memory or by that of their mesh's leanest plan."""
     slower: int
     """Proved to be slower than the plans found; of a search that is no census, without asking whether they fit."""
     feasible: int | None = None
@@ -141,7 +142,7 @@ def search(
     plans = _ranked([run.plan(entry) for entry in run.best])
     miss = None
     if not plans:
-        miss = nearest_miss(question, space, devices=devices, whole=whole, nearest=run.nearest)
+        miss = nearest_miss(question, space, devices=devices, whole=whole, meshes=meshes, lean=run.lean)
     return Found(objective=objective.name, plans=plans, counts=run.counts(len(meshes)), forbidden=forbidden, miss=miss)
 
 
@@ -175,12 +176,12 @@ class _Run:
         self.space = space
         self.best: list[_Entry] = []
         """At most `top`, best first."""
+        self.lean: Leanest | None = None
+        """Of each mesh, once they are visited."""
         self._objective = objective
         self._top = top
         self._distinct = distinct
         self._census = census
-        self._nearest: _Entry | None = None
-        """Of the plans that do not fit, the smallest; kept up while none fits."""
         self._plans = self._timed = self._infeasible = self._slower = self._feasible = 0
 
     @property
@@ -191,16 +192,21 @@ class _Run:
     def visit(self, meshes: Sequence[Mesh]) -> None:
         if not meshes:
             return
+        self.lean = leanest(self.question, self.space, meshes)
+        held = self._fits(self.lean.bytes)
         tables = _tables(self.question, self.space, meshes)
         bounds = self._bounds(tables, meshes)
         for index in np.argsort(bounds, kind="stable"):
             mesh = meshes[index]
-            if bounds[index] > self._limit and not self._census:
-                number = plans_of(self.question, self.space, mesh)
-                self._plans += number
+            if held[index] and (self._census or bounds[index] <= self._limit):
+                self._visit(Block.of(self.question, self.space, tables, mesh))
+                continue
+            number = plans_of(self.question, self.space, mesh)
+            self._plans += number
+            if held[index]:
                 self._slower += number
             else:
-                self._visit(Block.of(self.question, self.space, tables, mesh))
+                self._infeasible += number
 
     def _bounds(self, tables: Tables, meshes: Sequence[Mesh]) -> Array:
         """Of each mesh, a score that none of its plans is better than."""
@@ -246,21 +252,18 @@ class _Run:
         self._infeasible += block.plans - timed
         if timed:
             self._take(block, needed, fits)
-        elif not self.best and block.plans:
-            self._miss(block, needed)
 
     def _hopeful(self, block: Block) -> Mask:
         """(K,) Cells whose bound is not above the limit."""
         scores = self._objective.score(block.least_s(), busy_s=block.busy_s, devices=block.mesh.devices)
-        hopeful: Mask = np.less_equal(scores, self._limit) & block.allowed.any(axis=0)
-        return hopeful
+        return np.logical_and(np.less_equal(scores, self._limit), block.allowed.any(axis=0))
 
     def _fits(self, needed: Array) -> Mask:
         return np.less_equal(needed, self.question.machine.memory_bytes)
 
     def _take(self, block: Block, needed: Array, fits: Mask) -> None:
         """Time what fits, and keep the best."""
-        some = fits.any(axis=(0, 1))
+        some: Mask = np.asarray(fits.any(axis=(0, 1)))
         block, needed, fits = block.only(some), needed[:, :, some], fits[:, :, some]
         scores = self._objective.score(block.step_s(), busy_s=block.busy_s, devices=block.mesh.devices)
         scores = np.where(fits, scores, np.inf)
@@ -269,11 +272,6 @@ class _Run:
         places = np.argwhere(scores <= min(worst, self._limit))
         found = sorted(self._entry(block, scores, needed, place) for place in places.tolist())
         self.best = sorted([*self.best, *found[:number]])[: self._top]
-
-    def _miss(self, block: Block, needed: Array) -> None:
-        at = np.unravel_index(int(np.argmin(needed)), needed.shape)
-        if self._nearest is None or needed[at] < self._nearest.bytes:
-            self._nearest = self._entry(block, needed, needed, [int(index) for index in at])
 
     def _entry(self, block: Block, scores: Array, needed: Array, place: Sequence[int]) -> _Entry:
         at = (place[0], place[1], place[2])
@@ -302,10 +300,6 @@ class _Run:
             score=entry.score,
         )
 
-    @property
-    def nearest(self) -> Split | None:
-        return None if self._nearest is None else self._nearest.split
-
     def counts(self, meshes: int) -> Counts:
         return Counts(
             meshes=meshes,
@@ -326,8 +320,6 @@ def _tables(question: Question, space: Space, meshes: Sequence[Mesh]) -> Tables:
 def plans_of(question: Question, space: Space, mesh: Mesh) -> int:
     """How many plans a mesh has, without making them."""
     most = -(-int(question.decoder.layers) // mesh.pp)
-    replicas = mesh.dp * mesh.cp
-    experts_replicated = replicas * mesh.tp > mesh.ep * mesh.expert_tp and bool(question.decoder.experts)
     schedules = space.schedules(most, mesh.pp)
     plain = sum(virtual == 1 for virtual, _ in schedules)
     runs = sum(
@@ -335,4 +327,4 @@ def plans_of(question: Question, space: Space, mesh: Mesh) -> int:
         for size in space.micro_batches(question.batch, mesh.dp)
     )
     cells = len(space.recomputed(most)) * len(space.parallel(mesh.tp)) * len(question.precisions)
-    return runs * cells * len(space.shardings(replicas, experts_replicated=experts_replicated))
+    return runs * cells * len(space.shardings(mesh, experts=bool(question.decoder.experts)))

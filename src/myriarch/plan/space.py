@@ -59,6 +59,16 @@ class Mesh:
         return self.tp * self.cp * self.pp * self.dp
 
     @property
+    def replicas(self) -> int:
+        """Devices that hold the same weights when nothing is sharded."""
+        return self.dp * self.cp
+
+    @property
+    def shares_experts(self) -> bool:
+        """Whether several devices hold the same experts."""
+        return self.replicas * self.tp > self.ep * self.expert_tp
+
+    @property
     def layer_axes(self) -> tuple[int, int, int, int]:
         """What the time of a layer depends on."""
         return (self.tp, self.cp, self.ep, self.expert_tp)
@@ -167,13 +177,13 @@ class Space:
         """(share in full, selectively) for stages of so many layers: whole layers."""
         return _recomputed(self.recomputed_layers, layers)
 
-    def shardings(self, replicas: int, *, experts_replicated: bool = False) -> tuple[tuple[int, int], ...]:
-        """(ZeRO stage, devices of a shard group; 0: all replicas).
+    def shardings(self, mesh: Mesh, *, experts: bool) -> tuple[tuple[int, int], ...]:
+        """(ZeRO stage, devices of a shard group; 0: all replicas) of a model with or without `experts`.
 
         Stages 1 and 2 shard over all replicas: what they exchange does not depend on the group, and the larger it is,
         the less each device holds and updates, so a smaller group is never faster, nor does it need less memory.
         """
-        return _shardings(self.zero_stage, self.shard, replicas, experts_replicated)
+        return _shardings(self.zero_stage, self.shard, mesh.replicas, experts and mesh.shares_experts)
 
     def parallel(self, tp: int) -> tuple[bool, ...]:
         """Values of sequence parallelism."""

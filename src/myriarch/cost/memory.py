@@ -27,7 +27,7 @@ OPTIMIZER_BYTES: Final = 12.0
 WORKSPACE_BYTES: Final = 6.0
 """Of a value of the largest weight: its gradient in two bytes, and in four before it is added up."""
 CONTEXT_BYTES: Final = 4.0e9
-"""Driver, libraries and NCCL's buffers: outside the allocator, so not in what frameworks print as peak."""
+"""`Software.context_bytes` of frameworks on GPUs."""
 SLACK: Final = 0.02
 """Of activations: blocks that the allocator holds and cannot use."""
 
@@ -43,6 +43,8 @@ class Memory:
     logits_bytes: Array
     workspace_bytes: Array
     """Gathered weights of ZeRO-3, and workspaces."""
+    context_bytes: Array
+    """Outside of what a framework prints as its peak."""
 
     @property
     def states_bytes(self) -> Array:
@@ -64,7 +66,7 @@ class Memory:
 
 def fits(memory: Memory, memory_bytes: Real) -> Array:
     """Whether a device of `memory_bytes` holds it, the driver's part included."""
-    held: Array = np.less_equal(memory.total_bytes + CONTEXT_BYTES, memory_bytes)
+    held: Array = np.less_equal(memory.total_bytes + memory.context_bytes, memory_bytes)
     return held
 
 
@@ -165,6 +167,7 @@ def _stage(
         optimizer_bytes=held(OPTIMIZER_BYTES, 1.0) * (1.0 - np.asarray(s.offload_optimizer)),
         activations_bytes=layers * footprint.kept_bytes * in_flight + footprint.again_bytes,
         logits_bytes=np.asarray(logits) * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
+        context_bytes=np.asarray(software.context_bytes),
         workspace_bytes=choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * largest,
     )
 

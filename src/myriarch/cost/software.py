@@ -95,7 +95,7 @@ LEVELS: Final[dict[str, Software]] = {
     # ...from 26.06: whole iterations captured in graphs, experts grouped, all-to-all beside compute.
     "megatron-bridge-graphs": dataclasses.replace(_NEMO, year=2026.4, host_seconds=0.0, ep_overlap=1.0),
     # MaxText: one program compiled by XLA, no launches.
-    "xla": dataclasses.replace(_NEMO, year=2025.0, host_seconds=0.0),
+    "xla": dataclasses.replace(_NEMO, year=2025.0, host_seconds=0.0, context_bytes=0.5e9),
 }
 """What each level is called and can do, oldest first."""
 

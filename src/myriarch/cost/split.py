@@ -74,6 +74,8 @@ class Software:
     """Moved per weight to add a micro-batch's gradient to the held one."""
     logit_bytes: Real = 4.0
     """Of an entry of the logits at the peak of memory: two of the product, two of its gradient."""
+    context_bytes: Real = 4.0e9
+    """Driver, libraries and NCCL's buffers: outside the allocator, so not in what frameworks print as peak."""
     default_zero_stage: Real = 0.0
     """What its recipes shard if nothing else is said."""
     default_sequence_parallel: Flag = 0.0

@@ -17,6 +17,10 @@ from myriarch.plan.published import PublishedRun
 RECOMPUTED: Final = ((0.0, 0.0), (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
 """Shares of layers recomputed in full, and selectively: the first that fits is taken."""
 MICRO_BATCHES: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+TENSORS: Final = (1, 2, 4, 8)
+STAGES: Final = (1, 2, 4, 6, 8, 10, 12, 16)
+CHUNKS: Final = (1, 2, 4, 6)
+"""Of layers a pipeline rank: those that a split is looked for among where a row names none."""
 
 
 def completed(run: PublishedRun) -> PublishedRun:
@@ -25,7 +29,9 @@ def completed(run: PublishedRun) -> PublishedRun:
         return run
     parts = (run.decoder, run.machine, run.software)
     split = run.split
-    if not run.micro_batch_known:
+    if not run.split_known:
+        split = _fastest(split, run.recompute_known, *parts)
+    elif not run.micro_batch_known:
         each = float(split.batch) / float(split.dp)
         sizes = [size for size in MICRO_BATCHES if each % size == 0] or [1.0]
         choices = [_least(dataclasses.replace(split, micro_batch=size), run.recompute_known, *parts) for size in sizes]
@@ -34,6 +40,35 @@ def completed(run: PublishedRun) -> PublishedRun:
     elif not run.recompute_known:
         split = _least(split, False, *parts)
     return dataclasses.replace(run, split=split)
+
+
+def _fastest(split: Split, known: bool, decoder: Decoder, machine: Machine, software: Software) -> Split:
+    """The fastest of the usual splits that fit; whoever published a run had looked for it."""
+    parts = (decoder, machine, software)
+    choices = [
+        _least(dataclasses.replace(choice, micro_batch=size), known, *parts)
+        for choice in _splits(split, decoder, machine)
+        for size in MICRO_BATCHES[:3]
+        if float(split.batch) / float(choice.dp) % size == 0
+    ]
+    fitting = [choice for choice in choices if _fits(choice, *parts)]
+    return min(fitting or [split], key=lambda choice: _seconds(choice, *parts))
+
+
+def _splits(split: Split, decoder: Decoder, machine: Machine) -> list[Split]:
+    devices, layers = int(split.devices), int(decoder.layers)
+    found = []
+    for tp in TENSORS:
+        for pp in STAGES:
+            for virtual in CHUNKS if pp > 1 else (1,):
+                dp = devices // (tp * pp * int(split.cp))
+                whole = tp * pp * int(split.cp) * dp == devices and dp and float(split.batch) % dp == 0
+                if not whole or tp > machine.link_domain_devices or -(-layers // pp) < virtual:
+                    continue
+                size = {"tp": float(tp), "pp": float(pp), "dp": float(dp), "virtual": float(virtual)}
+                even = {"stage_layers": 0.0, "first_layers": 0.0, "sequence_parallel": float(tp > 1)}
+                found.append(dataclasses.replace(split, expert_tp=float(tp), **size, **even))
+    return found
 
 
 def _least(split: Split, known: bool, decoder: Decoder, machine: Machine, software: Software) -> Split:
@@ -58,7 +93,7 @@ def samples(runs: Iterable[PublishedRun]) -> tuple[Sample, ...]:
     found = []
     for run in (completed(run) for run in runs):
         parts = (run.decoder, run.machine, run.split, run.software)
-        known = run.split_known and run.batch_known and run.chip_known
+        known = run.split_known and run.batch_known
         if run.measured_step_s is None or not known or any(part is None for part in parts):
             continue
         found.append(sample(run))

@@ -42,15 +42,14 @@ CHIPS: Final[tuple[tuple[str, str], ...]] = (
 
 
 def chip_called(printed: str) -> Chip | None:
-    """The chip that a source calls so. Of "one or another" the first; None when it is none of the catalogue."""
-    known = catalogue()
-    for each in re.split(r"[ -]or[ -]", printed.strip().lower()):
-        if each in known:
-            return known[each]
-        for pattern, name in CHIPS:
-            found = re.fullmatch(pattern, each)
-            if found and found.expand(name) in known:
-                return known[found.expand(name)]
+    """The chip that a source calls so; None when it is none of the catalogue, or one of several."""
+    known, called = catalogue(), printed.strip().lower()
+    if called in known:
+        return known[called]
+    for pattern, name in CHIPS:
+        found = re.fullmatch(pattern, called)
+        if found and "-or-" not in called and found.expand(name) in known:
+            return known[found.expand(name)]
     return None
 
 

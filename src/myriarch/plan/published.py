@@ -43,8 +43,6 @@ class PublishedRun:
     split_known: bool = True
     """False: the row names no split; completion takes the fastest that fits."""
     batch_known: bool = True
-    chip_known: bool = True
-    """False: the source leaves open which of several it was; the first is taken."""
     recompute_known: bool = False
     micro_batch_known: bool = False
     measured_step_s: float | None = None
@@ -95,7 +93,6 @@ def _predictable(
         software=software(row, source, name, hardware),
         split_known=names_split(row) or chip.id.startswith("tpu"),
         batch_known=bool(row.get("gbs") or row.get("grad_accum")),
-        chip_known="-or-" not in str(row["chip"]).lower(),
         recompute_known=row.get("recompute") is not None,
         micro_batch_known=bool(row.get("mbs")),
         measured_step_s=measured_s,

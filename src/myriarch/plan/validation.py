@@ -19,7 +19,7 @@ import numpy as np
 
 from myriarch.cost.arrays import Array
 from myriarch.cost.calibrated import CALIBRATED, HALVES, INTERVALS
-from myriarch.cost.memory import CONTEXT_BYTES, Memory, fits, memory
+from myriarch.cost.memory import Memory, fits, memory
 from myriarch.plan.calibration import Table
 from myriarch.plan.completion import completed, sample
 from myriarch.plan.published import PublishedRun
@@ -173,7 +173,7 @@ def _as_printed(needed: Memory, kind: str) -> float:
     """The part of the memory that the source prints: states and activations, the allocator's peak, or the device's."""
     if kind == "states+activations":
         return float(needed.states_bytes + needed.activations_bytes)
-    return float(needed.total_bytes) + (CONTEXT_BYTES if kind == "device" else 0.0)
+    return float(needed.total_bytes) + float(needed.context_bytes if kind == "device" else 0.0)
 
 
 def _assumed(run: PublishedRun) -> str:

@@ -26,6 +26,7 @@ All k from 1 to L - 1 are kept: each is a line in m, and which is lowest depends
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -67,8 +68,8 @@ class Cuts:
     """max over stages and link: what one more micro-batch costs."""
     passage_s: Array
     """The first micro-batch's way through all stages and back."""
-    stages: tuple[tuple[int, ...], ...]
-    """Layers of each stage, front to back, for each k."""
+    stages: Ints
+    """Layers of each stage, front to back; shape (ways, stages)."""
 
     def step_s(self, at: int, micro_batches: int) -> float:
         """Seconds of so many micro-batches."""
@@ -86,24 +87,33 @@ def cut(front: Side, back: Side, *, front_stages: int, back_stages: int, link_s:
     # The back pool is solved from the last stage towards the boundary: there the micro-batches in flight do not depend
     # on the front.
     behind = _Slowest(_reversed(back), [1 + index for index in range(back_stages)])
-    kept, slowest, passages, cuts = [], [], [], []
+    counts = np.arange(1, layers)
+    pace = np.maximum(np.maximum(ahead.total[counts], behind.total[layers - counts]), link_s)
+    counts, pace = counts[np.isfinite(pace)], pace[np.isfinite(pace)]
     before = np.concatenate(([0.0], np.cumsum(front.layer_s)))
     after = np.concatenate(([0.0], np.cumsum(back.layer_s[::-1])))
     sends = 2.0 * link_s + 2.0 * (front_stages - 1) * front.send_s + 2.0 * (back_stages - 1) * back.send_s
-    for count in range(1, layers):
-        pace = max(ahead.total[count], behind.total[layers - count], link_s)
-        if not np.isfinite(pace):
-            continue
-        kept.append(count)
-        slowest.append(pace)
-        passages.append(before[count] + front.end_s + after[layers - count] + back.end_s + sends)
-        cuts.append((*ahead.layers(count), *behind.layers(layers - count)[::-1]))
     return Cuts(
-        front_layers=np.array(kept, dtype=np.int64),
-        slowest_s=np.array(slowest),
-        passage_s=np.array(passages),
-        stages=tuple(cuts),
+        front_layers=counts,
+        slowest_s=pace,
+        passage_s=before[counts] + front.end_s + after[layers - counts] + back.end_s + sends,
+        stages=np.concatenate([ahead.layers(counts), behind.layers(layers - counts)[:, ::-1]], axis=1),
     )
+
+
+def stages_bytes(front: Side, back: Side, *, front_layers: Sequence[int], back_layers: Sequence[int]) -> list[float]:
+    """What a device of each stage holds, front to back."""
+    stages, first = len(front_layers) + len(back_layers), 0
+    held = []
+    for index, count in enumerate((*front_layers, *back_layers)):
+        on_front = index < len(front_layers)
+        side, own = (front if on_front else back), slice(first, first + count)
+        flights = stages - index + (LINK_STAGES if on_front else 0)
+        end = side.end_bytes if index in (0, stages - 1) else 0.0
+        layers_bytes = side.states_bytes[own].sum() + flights * side.kept_bytes[own].sum()
+        held.append(float(layers_bytes + end + side.other_bytes))
+        first += count
+    return held
 
 
 def _reversed(side: Side) -> Side:
@@ -118,28 +128,29 @@ class _Slowest:
     def __init__(self, side: Side, in_flight: list[int]) -> None:
         count = len(side.layer_s)
         seconds = _between(side.layer_s) + 2.0 * side.send_s * (len(in_flight) > 1)
+        seconds[np.tril_indices(count + 1)] = np.inf  # a stage has a layer: i < j
         states, kept = _between(side.states_bytes), _between(side.kept_bytes)
-        some = np.triu(np.ones((count + 1, count + 1), dtype=np.bool_), 1)  # i < j
         best = np.full(count + 1, np.inf)
         best[0] = 0.0
         self._from: list[Ints] = []
         for index, flights in enumerate(in_flight):
             outermost = index == 0
-            used = states + flights * kept + side.other_bytes + outermost * side.end_bytes
-            time = np.where(some & (used <= side.memory_bytes), seconds + outermost * side.end_s, np.inf)
+            room = side.memory_bytes - side.other_bytes - outermost * side.end_bytes
+            time = np.where(states + flights * kept <= room, seconds + outermost * side.end_s, np.inf)
             paths = np.maximum(best[:, None], time)
-            self._from.append(np.argmin(paths, axis=0))
-            best = np.min(paths, axis=0)
+            origin = np.argmin(paths, axis=0)
+            self._from.append(origin)
+            best = paths[origin, np.arange(count + 1)]
         self.total: Array = best
 
-    def layers(self, count: int) -> tuple[int, ...]:
-        """Of each stage, outermost first, when together they hold `count`."""
-        found: list[int] = []
+    def layers(self, counts: Ints) -> Ints:
+        """Of each stage, outermost first, when together they hold so many; shape (counts, stages)."""
+        found: list[Ints] = []
         for before in reversed(self._from):
-            start = int(before[count])
-            found.append(count - start)
-            count = start
-        return tuple(reversed(found))
+            starts = before[counts]
+            found.append(counts - starts)
+            counts = starts
+        return np.stack(found[::-1], axis=1)
 
 
 def _between(values: Array) -> Array:

@@ -47,6 +47,8 @@ class Tier:
     beside_bytes_per_s: Real = np.inf
     """The rest of a save runs beside the work at this rate; the next begins when it has ended."""
     restore_bytes_per_s: Real = np.inf
+    least_interval_s: Real = 0.0
+    """Between two saves, where somebody fixed it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -272,7 +274,7 @@ def tier_levels(
                 rate_per_s=np.maximum(tier.survives - below, 0.0) * rate_per_s,
                 save_s=tier.stop_s + size / tier.stop_bytes_per_s,
                 restore_s=begin_s + size / tier.restore_bytes_per_s + beside_s,
-                least_interval_s=beside_s,
+                least_interval_s=np.maximum(beside_s, tier.least_interval_s),
             )
         )
         below = np.maximum(tier.survives, below)

@@ -1,6 +1,6 @@
 """A chosen split as what a framework is started with, and read back from it.
 
-Three are spoken: Megatron-LM (options), Megatron Bridge, which NeMo uses (overrides), and torchtitan (a TOML file). What
+Three are spoken: Megatron-LM (options), Megatron Bridge, which NeMo uses (overrides), torchtitan (a TOML file). What
 a framework has no word for is refused with the reason; it is not dropped. Reading back what was written gives the same
 recipe.
 """

@@ -112,6 +112,11 @@ def test_an_air_cooled_node_reaches_what_was_seen() -> None:
     assert 8.0 * float(AIR.drawn_w("computing", board_w=H100_W)) == pytest.approx(8.4e3, rel=0.05)
 
 
+def test_a_metered_pool_draws_what_was_metered() -> None:
+    board_w = AIR.board_w(1050.0)
+    assert float(AIR.drawn_w("computing", board_w=board_w)) == pytest.approx(1050.0)
+
+
 def test_every_part_of_a_step_has_a_state() -> None:
     assert set(STATE_OF) == {field.name for field in dataclasses.fields(StepTime)}
 

@@ -79,6 +79,12 @@ class Power:
         drawn: Array = (self.share(state) + self.rest) * board_w / self.supply
         return drawn
 
+    def board_w(self, load_w: Real) -> Array:
+        """Board power of a device that draws `load_w` with its part of the node under full load: for a pool whose
+        power was metered (`Pool.power_per_device_w`) rather than read in a data sheet."""
+        board: Array = np.multiply(load_w, self.supply) / (self.share("computing") + self.rest)
+        return board
+
 
 IMMERSED: Final = Power(rest=0.31, supply=0.985)
 """Calibrated: no fans; supply as metered, 408.7 of 415.2 kWh."""

@@ -224,8 +224,8 @@ def _short(count: int) -> str:
 
 
 def _round_up(value: float) -> float:
-    """1, 2, 4 or 8 times a power of ten, not below `value`: its quarters are short numbers."""
+    """A number not below `value` whose quarters are short: 1, 1.2, 1.6, 2, 4, 6 or 8 times a power of ten."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(factor * power for factor in (1, 2, 4, 6, 8, 10) if factor * power >= value * (1 - 1e-9))
+    return next(factor * power for factor in (1, 1.2, 1.6, 2, 4, 6, 8, 10) if factor * power >= value * (1 - 1e-9))

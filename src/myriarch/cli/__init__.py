@@ -14,6 +14,7 @@ VERBS: Final[dict[str, str]] = {
     "train": "Train the reference model of a run file, through failures.",
     "report": "Where every device-second of a run went.",
     "chaos": "Inflict a fault on a running fleet: kill, stop or slow a node or worker.",
+    "plan": "The best ways to train a model on a fleet: time, memory, cost, energy, and why.",
     "validate": "Predicted step times beside published measurements, by source.",
     "doctor": "What this machine offers, measured, and what it lacks.",
     "schema": "JSON Schema of the files that Myriarch reads and writes.",

@@ -105,6 +105,48 @@ def chaos(
 
 
 @verb
+def plan(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", metavar="M", help="A model file, a name like llama-3.1-405b, or a size like 500B.")
+    ],
+    fleet: Annotated[
+        str,
+        typer.Option("--fleet", metavar="F", help="A fleet file, chip:devices, or a chip alone, to learn how many."),
+    ],
+    tokens: Annotated[str, typer.Option("--tokens", help="To train on: 15T. Default: 20 per active parameter.")] = "",
+    deadline: Annotated[str, typer.Option("--deadline", help="To be kept: 30d, 6 weeks.")] = "",
+    budget: Annotated[str, typer.Option("--budget", help="To be kept: 20M USD.")] = "",
+    objective: Annotated[
+        str, typer.Option("--objective", help="The least of: time, cost, energy, effective (loss of it), devices.")
+    ] = "",
+    batch: Annotated[str, typer.Option("--batch", help="Sequences of a step.")] = "",
+    sequence: Annotated[str, typer.Option("--sequence", help="Tokens of one; default: the model's context.")] = "",
+    precision: Annotated[str, typer.Option("--precision", help="That may be used: bf16,fp8.")] = "bf16",
+    software: Annotated[str, typer.Option("--software", help="Level of maturity: docs/performance-model.md.")] = "",
+    fix: Annotated[list[str] | None, typer.Option("--fix", help="An axis: tp=8, or pp=4,8. Repeatable.")] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option("--profile", help="Of `myriarch doctor --calibrate`. Repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", help="Plans to show.")] = 5,
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema plan`.")] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
+) -> int:
+    """The best ways to split a training over a fleet: time, memory, days, energy, money, what failures leave, and why.
+
+    Exits with 1 when the model fits nowhere, with 3 when no plan keeps the deadline or the budget.
+    """
+    from myriarch.cli import plan as module
+
+    options = module.Options(
+        model=model, fleet=fleet, tokens=tokens, batch=batch, sequence=sequence, deadline=deadline, budget=budget,
+        objective=objective, precision=precision, software=software, fix=tuple(fix or ()),
+        profiles=tuple(profile or ()), top=top,
+    )  # fmt: skip
+    return module.plan(options, json_output=json_output, lang=lang)
+
+
+@verb
 def validate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Published runs, like published_configs.yaml.")],
     *,

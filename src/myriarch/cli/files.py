@@ -18,6 +18,7 @@ from myriarch.spec.model import Model
 from myriarch.spec.models import lookup_model
 from myriarch.spec.parse import FORMATS, Parsed, parse_located
 from myriarch.spec.problems import collected, did_you_mean, listed
+from myriarch.spec.profile import Profile, parse_profile
 from myriarch.spec.resolve import Sources, resolve, with_chips
 from myriarch.spec.run import ResolvedRun, Run
 from myriarch.spec.shorthand import fleet_of, is_shorthand
@@ -72,6 +73,12 @@ def load_fleet(text: str) -> Fleet:
     with collected() as problems:
         check_fleet(fleet, catalogue=catalogue(), tell=functools.partial(problems.add, Source(text)))
     return with_chips(fleet, catalogue=catalogue())
+
+
+def load_profile(text: str) -> Profile:
+    """A profile that `myriarch doctor --calibrate` wrote. Raises SpecError with file, line, place, value and remedy."""
+    path = Path(text)
+    return parse_profile(read_document_text(path), format=FORMATS[path.suffix.lower()], source=str(path))
 
 
 def _means_file(text: str) -> bool:

@@ -20,6 +20,8 @@ from myriarch.spec.catalogue import described, lookup
 from myriarch.spec.fleet import Chip, Fleet, Pool
 
 NARROW: Final = ("fp8", "fp4")
+UNUSED: Final = ("tf32", "fp32", "fp64", "fp64_tc", "int8", "mem_type", "pcie")
+"""Fields of the catalogue that no formula of a step takes: doubts about them do not touch a plan."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,8 +118,9 @@ def doubts(pool: Pool) -> tuple[str, ...]:
     found = []
     if chip.is_doubtful:
         found.append(f"{pool.name}: {described(chip)}")
-    if chip.uncertain_fields:
-        found.append(f"{pool.name}: {chip.id}, recalled rather than read: {', '.join(chip.uncertain_fields)}")
+    recalled = [field for field in chip.uncertain_fields if field not in UNUSED]
+    if recalled:
+        found.append(f"{pool.name}: {chip.id}, recalled rather than read: {', '.join(recalled)}")
     if silicon(chip.id) is UNKNOWN:
         found.append(f"{pool.name}: {chip.id}, processors, year and network are taken as {UNKNOWN}")
     if not chip.matmul_measured_flops_per_s:

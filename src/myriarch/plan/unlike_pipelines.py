@@ -11,9 +11,10 @@ Combinations are looked at in the order of a bound on the step that trains the w
 
     min over k of  (m - 1) * max(link, ceil(k / p) * t, ceil((L - k) / q) * u)  +  k t + (L - k) u
 
-t and u being a layer's seconds on either pool, which no cut goes below (`_bound_s`). Those whose bound exceeds `REACH` times the best step found are left: for the two
-pools alone, the optimum is never among them, as long as `COMBINATIONS_LIMIT` is not reached. (With a third pool at work
-a group's share is smaller; then a way beyond `REACH` could matter and is not seen.)
+t and u being a layer's seconds on either pool, which no cut goes below (`_bound_s`). Those whose bound exceeds `REACH`
+times the best step found are left: for the two pools alone, the optimum is never among them, as long as no limit below
+is reached. (With a third pool at work a group's share is smaller; then a way beyond `REACH` could matter and is not
+seen.)
 """
 
 from __future__ import annotations

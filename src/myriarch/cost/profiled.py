@@ -288,13 +288,15 @@ def _chip_id(pool: Pool) -> str:
     return pool.chip.id if isinstance(pool.chip, Chip) else pool.chip
 
 
-def streaming(rows: Sequence[MemoryRate], *, array_bytes: float | None) -> tuple[float, str] | None:
+def streaming(
+    rows: Sequence[MemoryRate], *, array_bytes: float | None, in_place: bool = False
+) -> tuple[float, str] | None:
     """Bytes per second of streaming kernels on arrays of this size, and from which rows; None without rows.
 
     Frameworks write each result into memory asked for anew, so `new` counts where it was measured; where an allocator
-    keeps memory, as on accelerators, it is as fast as the triad.
+    keeps memory, as on accelerators, it is as fast as the triad. Optimizers work `in_place`: there it does not count.
     """
-    for operation in ("new", "triad", "copy"):
+    for operation in ("triad", "copy") if in_place else ("new", "triad", "copy"):
         chosen = sorted((row for row in rows if row.operation == operation), key=lambda row: row.size_bytes)
         if not chosen:
             continue

@@ -18,6 +18,7 @@ from myriarch.cost.calibrated import CALIBRATED
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.layer import Setting
 from myriarch.cost.memory import fits, memory
+from myriarch.cost.offload import fits_host
 from myriarch.cost.silicon import machine
 from myriarch.cost.software import LEVELS
 from myriarch.cost.split import Machine, Split
@@ -50,6 +51,9 @@ LATENT = dataclasses.replace(
 )
 
 
+OFFLOADING = Space(offload_optimizer=(0.0, 1.0), offload_activations=(0.0, 1.0))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
     decoder: Decoder
@@ -58,11 +62,13 @@ class Case:
     sequence: int = 4096
     whole: bool = True
     memory_bytes: float = 20e9
+    host_memory_bytes: float = 8e9
     precisions: tuple[str, ...] = ("bf16", "fp8")
 
     @property
     def machines(self) -> dict[str, Machine]:
-        return {name: dataclasses.replace(H100[name], memory_bytes=self.memory_bytes) for name in self.precisions}
+        own = {"memory_bytes": self.memory_bytes, "host_memory_bytes": self.host_memory_bytes}
+        return {name: dataclasses.replace(H100[name], **own) for name in self.precisions}
 
     def search(
         self,
@@ -71,7 +77,7 @@ class Case:
         top: int = 5,
         distinct: Distinct = "plan",
         census: bool = False,
-        space: Space = ANY,
+        space: Space = OFFLOADING,
     ) -> Found:
         return search(
             self.decoder,
@@ -99,11 +105,13 @@ NAMES = (
     "expert_tp",
     "zero_stage",
     "shard",
+    "offload_optimizer",
     "virtual",
     "zero_bubble",
     "micro_batch",
     "recompute",
     "selective",
+    "offload_activations",
     "sequence_parallel",
     "narrow_share",
     "narrow_bytes",
@@ -133,7 +141,8 @@ def every_split(case: Case) -> Iterator[tuple[float, ...]]:
         schedules = [(1, 0)]
         if pp > 1:
             schedules = [(1, 0), (1, 1), *((size, 0) for size in range(2, most + 1) if divides(size, most))]
-        recomputed = [(0.0, 0.0), (0.0, 1.0), *((number / most, 0.0) for number in range(1, most + 1))]
+        recomputed = [(0.0, 0.0, 0.0), (0.0, 1.0, 0.0), *((number / most, 0.0, 0.0) for number in range(1, most + 1))]
+        recomputed += [(0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0)]
         for ep, expert_tp in itertools.product(range(1, experts + 1), {1, tp}) if experts else [(1, 1)]:
             if experts and not (
                 divides(ep, experts)
@@ -145,8 +154,9 @@ def every_split(case: Case) -> Iterator[tuple[float, ...]]:
             if dp * cp > 1 or (experts and tp > ep * expert_tp):
                 groups = [size for size in range(2, dp * cp) if divides(size, dp * cp)]
                 zero = [(0, 0), (1, 0), (2, 0), (3, 0), *((3, size) for size in groups)]
+            hosted = [(*each, share) for each in zero for share in (0.0, 1.0)]
             for sharding, schedule, size, again, parallel, precision in itertools.product(
-                zero, schedules, sizes, recomputed, {0, int(tp > 1)}, precise
+                hosted, schedules, sizes, recomputed, {0, int(tp > 1)}, precise
             ):
                 if schedule[0] == 1 or divides(pp, own // size):
                     yield (tp, cp, pp, dp, ep, expert_tp, *sharding, *schedule, size, *again, parallel, *precision)
@@ -168,13 +178,15 @@ def brute_force(case: Case) -> Brute:
     columns = np.array(list(every_split(case)), dtype=np.float64).reshape(-1, len(NAMES)).T
     named = dict(zip(NAMES, columns, strict=True))
     split = Split(batch=float(case.batch), sequence=float(case.sequence), **named)
-    held = fits(memory(case.decoder, split=split, software=SOFTWARE), case.memory_bytes)
+    needed = memory(case.decoder, split=split, software=SOFTWARE)
+    device = next(iter(case.machines.values()))
+    held = np.logical_and(fits(needed, case.memory_bytes), fits_host(needed.host_bytes, device) > 0)
     split = Split(
         batch=float(case.batch), sequence=float(case.sequence), **{name: values[held] for name, values in named.items()}
     )
     rates = {precision: device.narrow_flops_per_s for precision, device in case.machines.items()}
     narrow = np.where(np.less(split.narrow_bytes, 2.0), rates.get("fp8", 0.0), rates.get("bf16", 0.0))
-    device = dataclasses.replace(next(iter(case.machines.values())), narrow_flops_per_s=narrow)
+    device = dataclasses.replace(device, narrow_flops_per_s=narrow)
     step = step_time(case.decoder, machine=device, split=split, software=SOFTWARE, parameters=CONSTANTS)
     table = Table.of(
         Setting(decoder=case.decoder, machine=device, split=split, software=SOFTWARE, parameters=CONSTANTS)
@@ -354,6 +366,7 @@ def test_a_unit_of_time_changes_no_plan(unit: float) -> None:
         for field in dataclasses.fields(CONSTANTS)
         if field.name.endswith("_s")
     }
+    narrow = Space(virtual=(1, 2), micro_batch=(1, 2), offload_optimizer=(0.0, 1.0), offload_activations=(0.0,))
     found = search(
         GPT3,
         machines={"bf16": scaled},
@@ -362,9 +375,9 @@ def test_a_unit_of_time_changes_no_plan(unit: float) -> None:
         sequence=2048,
         software=dataclasses.replace(SOFTWARE, host_seconds=SOFTWARE.host_seconds / unit),
         parameters=dataclasses.replace(CONSTANTS, **times),
-        space=Space(virtual=(1, 2), micro_batch=(1, 2)),
+        space=narrow,
     )
-    plain = gpt3(space=Space(virtual=(1, 2), micro_batch=(1, 2)))
+    plain = gpt3(space=narrow)
     assert [plan.split for plan in found.plans] == [plan.split for plan in plain.plans]
     assert best_s(found) * unit == pytest.approx(best_s(plain), rel=1e-9)
 
@@ -404,9 +417,13 @@ def test_a_model_that_fits_nowhere_has_a_nearest_miss() -> None:
     assert miss.split is not None
     assert miss.excess_bytes is not None
     assert 250e9 < miss.excess_bytes < 350e9
+    assert not miss.offload_helps
     assert miss.devices_needed == 64
     assert gpt3(devices=64, batch=8).plans
-    assert not gpt3(devices=32, batch=8).plans
+    between = gpt3(devices=32, batch=8)
+    assert between.miss is not None
+    assert between.miss.offload_helps
+    assert gpt3(devices=32, batch=8, space=OFFLOADING).plans
     assert "optimizer" in miss.text
     assert "64 devices hold it" in miss.text
 

@@ -19,6 +19,7 @@ from myriarch.cost.activations import Footprint as Footprint
 from myriarch.cost.activations import activation_bytes as activation_bytes
 from myriarch.cost.arrays import Array, Real, choose
 from myriarch.cost.decoder import Decoder
+from myriarch.cost.offload import host_bytes
 from myriarch.cost.split import Software, Split
 from myriarch.cost.step import most_layers, stage_parameters
 
@@ -45,6 +46,8 @@ class Memory:
     """Gathered weights of ZeRO-3, and workspaces."""
     context_bytes: Array
     """Outside of what a framework prints as its peak."""
+    host_bytes: Array
+    """Of the host's memory, for what is offloaded; in no total."""
 
     @property
     def states_bytes(self) -> Array:
@@ -53,6 +56,11 @@ class Memory:
     @property
     def fragments_bytes(self) -> Array:
         return SLACK * self.activations_bytes
+
+    @property
+    def device_bytes(self) -> Array:
+        """With the driver's part: what a device must have."""
+        return self.total_bytes + self.context_bytes
 
     @property
     def total_bytes(self) -> Array:
@@ -66,7 +74,7 @@ class Memory:
 
 def fits(memory: Memory, memory_bytes: Real) -> Array:
     """Whether a device of `memory_bytes` holds it, the driver's part included."""
-    held: Array = np.less_equal(memory.total_bytes + memory.context_bytes, memory_bytes)
+    held: Array = np.less_equal(memory.device_bytes, memory_bytes)
     return held
 
 
@@ -125,10 +133,18 @@ def fullest_stages(
 
 
 def peak_bytes(stages: tuple[Memory, ...]) -> Array:
-    """What the fullest of them needs."""
-    peak = stages[0].total_bytes
+    """What the fullest of them needs of its device, the driver's part included."""
+    peak = stages[0].device_bytes
     for stage in stages[1:]:
-        peak = np.maximum(peak, stage.total_bytes)
+        peak = np.maximum(peak, stage.device_bytes)
+    return peak
+
+
+def peak_host_bytes(stages: tuple[Memory, ...]) -> Array:
+    """What one device of any of them takes of its host's memory."""
+    peak = stages[0].host_bytes
+    for stage in stages[1:]:
+        peak = np.maximum(peak, stage.host_bytes)
     return peak
 
 
@@ -159,6 +175,10 @@ def _stage(
     gradient_bytes = choose(stage >= 3, 2.0, np.maximum(software.gradient_bytes, software.held_gradient_bytes))
     chunks = 1.0 + (s.pp - 1.0) / (s.pp * s.virtual) * np.greater(s.virtual, 1)
     in_flight = np.minimum(depth * chunks, s.micro_batches)
+    host = np.zeros(())
+    if np.any(s.offload_optimizer) or np.any(s.offload_activations):
+        waiting = layers * footprint.offloaded_bytes * in_flight
+        host = host_bytes(held(1.0, 1.0), waiting, split=s)
     # ZeRO-3 holds the largest weight, the next one on its way, and its gradient.
     largest = (1.0 + d.gated) * d.width * d.feed_forward / s.tp
     return Memory(
@@ -168,6 +188,7 @@ def _stage(
         activations_bytes=layers * footprint.kept_bytes * in_flight + footprint.again_bytes,
         logits_bytes=np.asarray(logits) * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
         context_bytes=np.asarray(software.context_bytes),
+        host_bytes=host,
         workspace_bytes=choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * largest,
     )
 
@@ -182,4 +203,5 @@ def _largest(stages: tuple[Memory, ...]) -> Memory:
         picked: Array = np.take_along_axis(values, index, axis=0)[0]
         return picked
 
-    return Memory(**{field.name: taken(field.name) for field in dataclasses.fields(Memory)})
+    kinds = {field.name: taken(field.name) for field in dataclasses.fields(Memory)}
+    return Memory(**{**kinds, "host_bytes": np.broadcast_to(peak_host_bytes(stages), totals.shape[1:])})

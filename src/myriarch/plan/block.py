@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from myriarch.cost.arrays import Array
-from myriarch.cost.memory import CONTEXT_BYTES, Footprint, fullest_stages, peak_bytes
+from myriarch.cost.memory import Footprint, fullest_stages, peak_bytes, peak_host_bytes
+from myriarch.cost.offload import fits_host
 from myriarch.cost.split import Split
 from myriarch.cost.step import compose, least_seconds
 from myriarch.plan.space import Mesh, Space
@@ -44,8 +45,9 @@ class Block:
         layers = int(question.decoder.layers)
         most = -(-layers // mesh.pp)
         sizes = space.micro_batches(question.batch, mesh.dp)
-        recomputed = np.array(space.recomputed(most))
-        full, selective = recomputed.T
+        kept = np.array(space.kept(most))
+        full, selective, offloaded = kept.T
+        weights = question.weights(kept)
         parallel = np.array(space.parallel(mesh.tp), dtype=np.float64)
         share, narrow_bytes = question.narrow
         shape = (len(sizes), len(full), len(parallel), len(share))
@@ -58,7 +60,6 @@ class Block:
         own = tables.index[mesh.layer_axes]
         rows = [tables.micro_batches[size] for size in sizes]
         columns = parallel.astype(np.intp)
-        weights = np.stack([(1.0 - full) * (1.0 - selective), selective * (1.0 - full), full], axis=1)
 
         def looked_up(values: Array) -> Array:
             picked = values[own][rows][:, :, columns]
@@ -68,7 +69,7 @@ class Block:
         micro_batches = question.batch / (mesh.dp * micro_batch)
         virtual, zero_bubble = np.array(space.schedules(most, mesh.pp), dtype=np.float64).T[:, :, None]
         shardings = space.shardings(mesh, experts=bool(question.decoder.experts))
-        zero_stage, shard = np.array(shardings, dtype=np.float64).T[:, :, None, None]
+        zero_stage, shard, hosted = np.array(shardings, dtype=np.float64).T[:, :, None, None]
         split = Split(
             tp=float(mesh.tp),
             pp=float(mesh.pp),
@@ -81,11 +82,13 @@ class Block:
             sequence_parallel=cells(parallel, 2),
             zero_stage=zero_stage,
             shard=shard,
+            offload_optimizer=hosted,
             batch=float(question.batch),
             micro_batch=micro_batch,
             sequence=float(question.sequence),
             recompute=cells(full, 1),
             selective=cells(selective, 1),
+            offload_activations=cells(offloaded, 1),
             narrow_share=cells(share, 3),
             narrow_bytes=cells(narrow_bytes, 3),
         )
@@ -99,7 +102,11 @@ class Block:
             layer_s=looked_up(tables.layer_s),
             head_s=looked_up(tables.head_s),
             busy_s=micro_batches * compute_s / mesh.pp,
-            footprint=Footprint(kept_bytes=looked_up(tables.kept_bytes), again_bytes=looked_up(tables.again_bytes)),
+            footprint=Footprint(
+                kept_bytes=looked_up(tables.kept_bytes),
+                again_bytes=looked_up(tables.again_bytes),
+                offloaded_bytes=looked_up(tables.offloaded_bytes),
+            ),
         )
 
     @property
@@ -116,11 +123,17 @@ class Block:
         return least_seconds(self.question.setting(self.split), layer_s=self.layer_s, head_s=self.head_s)
 
     def bytes(self) -> Array:
-        """(Z, V, K) Of the fullest device, the driver's part included; infinite where the schedule is not allowed."""
+        """(Z, V, K) Of the fullest device, the driver's part included.
+
+        Infinite where the schedule is not allowed, or the host lacks the memory for what is offloaded.
+        """
         stages = fullest_stages(
             self.question.decoder, split=self.split, software=self.question.software, footprint=self.footprint
         )
-        return np.where(self.allowed, peak_bytes(stages) + CONTEXT_BYTES, np.inf)
+        held = self.allowed
+        if np.any(self.split.offload_optimizer) or np.any(self.split.offload_activations):
+            held = held & (fits_host(peak_host_bytes(stages), self.question.machine) > 0)
+        return np.where(held, peak_bytes(stages), np.inf)
 
     def step_s(self) -> Array:
         """(Z, V, K) Seconds of a step."""
@@ -129,10 +142,12 @@ class Block:
     def only(self, cells: Mask) -> Block:
         """The plans of these cells."""
 
+        own = cells.shape
+
         def kept(values: Array) -> Array:
             return values[cells]
 
-        names = ("micro_batch", "sequence_parallel", "recompute", "selective", "narrow_share", "narrow_bytes")
+        names = [field.name for field in dataclasses.fields(Split) if np.shape(getattr(self.split, field.name)) == own]
         return dataclasses.replace(
             self,
             split=dataclasses.replace(self.split, **{name: kept(getattr(self.split, name)) for name in names}),
@@ -142,7 +157,9 @@ class Block:
             head_s=kept(self.head_s),
             busy_s=kept(self.busy_s),
             footprint=Footprint(
-                kept_bytes=kept(self.footprint.kept_bytes), again_bytes=kept(self.footprint.again_bytes)
+                kept_bytes=kept(self.footprint.kept_bytes),
+                again_bytes=kept(self.footprint.again_bytes),
+                offloaded_bytes=kept(self.footprint.offloaded_bytes),
             ),
         )
 

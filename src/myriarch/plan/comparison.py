@@ -24,6 +24,8 @@ AXES: Final[dict[str, str]] = {
     "micro_batch": "micro-batch",
     "recompute": "recomputed layers",
     "selective": "selective recomputation",
+    "offload_optimizer": "offloaded optimizer",
+    "offload_activations": "offloaded activations",
     "narrow_bytes": "bytes of a narrow value",
 }
 """Fields of a split that a search chooses, and what they are called."""

@@ -123,6 +123,7 @@ def search(
     `census`: works the memory of every plan out, also of those proved slower, to count all that fit.
     Raises SpecError where the question itself makes no sense; a model that fits nowhere is an answer.
     """
+    space = space.beside(next(iter(machines.values()))) if machines else space
     question = Question(
         decoder=decoder,
         machines=machines,
@@ -131,6 +132,7 @@ def search(
         software=software,
         parameters=parameters,
         narrow_share=space.narrow_share,
+        offloaded=space.offloaded[1],
     )
     domain = int(question.machine.link_domain_devices)
     meshes, forbidden = space.meshes(
@@ -326,5 +328,5 @@ def plans_of(question: Question, space: Space, mesh: Mesh) -> int:
         len(schedules) if question.batch // (mesh.dp * size) % mesh.pp == 0 else plain
         for size in space.micro_batches(question.batch, mesh.dp)
     )
-    cells = len(space.recomputed(most)) * len(space.parallel(mesh.tp)) * len(question.precisions)
+    cells = len(space.kept(most)) * len(space.parallel(mesh.tp)) * len(question.precisions)
     return runs * cells * len(space.shardings(mesh, experts=bool(question.decoder.experts)))

@@ -28,6 +28,7 @@ from functools import cache
 from typing import Final
 
 from myriarch.cost.decoder import Decoder
+from myriarch.cost.split import Machine
 from myriarch.errors import SpecError
 
 Values = tuple[int, ...] | None
@@ -37,6 +38,9 @@ MICRO_BATCH_LIMIT: Final = 16
 CP_TOKENS: Final = 2048
 """Tokens of a sequence that a device keeps at least when `cp` is not given: below, a ring's pieces are too short to
 hide behind their attention."""
+COHERENT_BYTES_PER_S: Final = 100e9
+"""A host link from this rate on is the processor's own (NVLink-C2C, Infinity Fabric). Over PCIe, copies to the host
+share slots with network cards and storage, which the model does not see: there offload is tried only if asked for."""
 SELECTIVE: Final = -1
 """A value of `Space.recomputed_layers`: no layer in full, all selectively."""
 ALL_LAYERS: Final = -2
@@ -101,8 +105,28 @@ class Space:
     """Devices over which ZeRO-3 shards, fewer than all replicas (HSDP). None: every divisor of the replicas."""
     recomputed_layers: Values = None
     """Of the fullest stage: a number, `SELECTIVE` or `ALL_LAYERS`. None: every number, and selectively."""
+    offload_optimizer: tuple[float, ...] | None = None
+    """Shares of the optimizer's states in the host's memory. None: all or nothing if its link is coherent, or none."""
+    offload_activations: tuple[float, ...] | None = None
+    """Shares of the kept activations; with some of the layers recomputed in full, none: one or the other. None: as the
+    optimizer's states."""
     narrow_share: float = 1.0
     """Share of the layers' products in the narrow precision, where the precision is one."""
+
+    def beside(self, machine: Machine) -> Space:
+        """With offload decided by the machine's host, where it is left to it."""
+        coherent = float(machine.host_link_bandwidth_bytes_per_s) >= COHERENT_BYTES_PER_S
+        usual = (0.0, 1.0) if coherent else (0.0,)
+        return dataclasses.replace(
+            self,
+            offload_optimizer=usual if self.offload_optimizer is None else self.offload_optimizer,
+            offload_activations=usual if self.offload_activations is None else self.offload_activations,
+        )
+
+    @property
+    def offloaded(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Shares of the optimizer's states, and of the activations."""
+        return self.offload_optimizer or (0.0,), self.offload_activations or (0.0,)
 
     def meshes(
         self, decoder: Decoder, *, devices: int, whole: bool, domain: int, batch: int, sequence: int
@@ -173,17 +197,19 @@ class Space:
         """(virtual, zero-bubble) for stages of so many layers."""
         return _schedules(self.virtual, self.zero_bubble, layers, pp)
 
-    def recomputed(self, layers: int) -> tuple[tuple[float, float], ...]:
-        """(share in full, selectively) for stages of so many layers: whole layers."""
-        return _recomputed(self.recomputed_layers, layers)
+    def kept(self, layers: int) -> tuple[tuple[float, float, float], ...]:
+        """(share recomputed in full, selectively, share offloaded) for stages of so many layers: whole layers."""
+        return _kept(self.recomputed_layers, self.offloaded[1], layers)
 
-    def shardings(self, mesh: Mesh, *, experts: bool) -> tuple[tuple[int, int], ...]:
-        """(ZeRO stage, devices of a shard group; 0: all replicas) of a model with or without `experts`.
+    def shardings(self, mesh: Mesh, *, experts: bool) -> tuple[tuple[int, int, float], ...]:
+        """(ZeRO stage, devices of a shard group or 0 for all replicas, offloaded share of the optimizer's states) of a
+        model with or without `experts`.
 
         Stages 1 and 2 shard over all replicas: what they exchange does not depend on the group, and the larger it is,
         the less each device holds and updates, so a smaller group is never faster, nor does it need less memory.
         """
-        return _shardings(self.zero_stage, self.shard, mesh.replicas, experts and mesh.shares_experts)
+        groups = _shardings(self.zero_stage, self.shard, mesh.replicas, experts and mesh.shares_experts)
+        return tuple((stage, shard, share) for stage, shard in groups for share in self.offloaded[0])
 
     def parallel(self, tp: int) -> tuple[bool, ...]:
         """Values of sequence parallelism."""
@@ -234,6 +260,11 @@ def _schedules(given: Values, zero_bubble: tuple[bool, ...], layers: int, pp: in
 
 
 @cache
+def _kept(given: Values, offloaded: tuple[float, ...], layers: int) -> tuple[tuple[float, float, float], ...]:
+    recomputed = _recomputed(given, layers)
+    return tuple((full, some, share) for full, some in recomputed for share in offloaded if not share or full in (0, 1))
+
+
 def _recomputed(given: Values, layers: int) -> tuple[tuple[float, float], ...]:
     numbers = (0, SELECTIVE, *range(1, layers), ALL_LAYERS) if given is None else given
     found: dict[tuple[float, float], None] = {}

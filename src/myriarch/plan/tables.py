@@ -3,9 +3,10 @@
 A `Question` is a model, machines, a batch and software: all that a split is asked about. Its `Tables` hold, for each
 (tp, cp, ep, expert_tp), an array over micro-batch, recomputation, sequence parallelism and precision.
 
-Recomputation has three entries: nothing, selectively, everything. A share x of the layers in full lies on the line
-between the first and the last: the seconds of the repeated pass are homogeneous of degree one in its work (sums,
-minima and the hypotenuse of times that are all multiplied by x), and activations are (1 - x) kept and x not.
+Recomputation has three entries for each share of activations that is offloaded: nothing, selectively, everything. A
+share x of the layers in full, of which nothing is offloaded, lies on the line between the first and the last: the
+seconds of the repeated pass are homogeneous of degree one in its work (sums, minima and the hypotenuse of times that
+are all multiplied by x), and activations are (1 - x) kept and x not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from myriarch.errors import SpecError
 NARROW_BYTES: Final[dict[str, float]] = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp4": 0.5}
 """Of a value in the products' precision; two means that they are not narrow."""
 RECOMPUTED: Final = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0))
-"""(share in full, selectively) of the tables' entries."""
+"""(share in full, selectively) of the tables' entries, for each offloaded share."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Question:
     software: Software
     parameters: Parameters
     narrow_share: float = 1.0
+    offloaded: tuple[float, ...] = (0.0,)
+    """Shares of activations that may be."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "sequence"):
@@ -80,6 +83,12 @@ class Question:
         sizes = np.array([NARROW_BYTES[name] for name in self.precisions])
         return np.where(sizes < 2.0, self.narrow_share, 0.0), sizes
 
+    def weights(self, kept: Array) -> Array:
+        """Of the tables' entries in each of some (share in full, selectively, offloaded): one row for each."""
+        full, selective, offloaded = kept.T
+        own = np.stack([(1.0 - full) * (1.0 - selective), selective * (1.0 - full), full], axis=1)
+        return np.concatenate([own * (offloaded == share)[:, None] for share in self.offloaded], axis=1)
+
     def setting(self, split: Split, machine: Machine | None = None) -> Setting:
         return Setting(
             decoder=self.decoder,
@@ -105,6 +114,7 @@ class Tables:
     head_compute_s: Array
     kept_bytes: Array
     again_bytes: Array
+    offloaded_bytes: Array
 
     @classmethod
     def of(
@@ -112,7 +122,8 @@ class Tables:
     ) -> Tables:
         """Everything at once: the arrays of one axis each broadcast against each other."""
         tp, cp, ep, expert_tp = np.array(layer_axes, dtype=np.float64).reshape(-1, 4).T[:, :, None, None, None, None]
-        full, selective = np.array(RECOMPUTED).T[:, :, None, None]
+        entries = [(*each, share) for share in question.offloaded for each in RECOMPUTED]
+        full, selective, offloaded = np.array(entries).T[:, :, None, None]
         share, size = question.narrow
         rates = np.array([machine.narrow_flops_per_s for machine in question.machines.values()])
         split = Split(
@@ -126,13 +137,14 @@ class Tables:
             sequence_parallel=np.array([0.0, 1.0])[:, None],
             recompute=full,
             selective=selective,
+            offload_activations=offloaded,
             narrow_share=share,
             narrow_bytes=size,
         )
         machine = dataclasses.replace(question.machine, narrow_flops_per_s=rates)
         table = Table.of(question.setting(split, machine))
         footprint = Footprint.of(question.decoder, split=split, software=question.software)
-        shape = (len(layer_axes), len(micro_batches), len(RECOMPUTED), 2, len(share))
+        shape = (len(layer_axes), len(micro_batches), len(entries), 2, len(share))
 
         def column(values: Array) -> Array:
             return np.ascontiguousarray(np.broadcast_to(values, shape))
@@ -146,4 +158,5 @@ class Tables:
             head_compute_s=column(table.head.compute_s),
             kept_bytes=column(footprint.kept_bytes),
             again_bytes=column(footprint.again_bytes),
+            offloaded_bytes=column(footprint.offloaded_bytes),
         )

@@ -9,7 +9,8 @@ from typing import Final
 
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.parameters import Parameters
-from myriarch.cost.silicon import UNKNOWN, machine, silicon
+from myriarch.cost.pools import machine_of
+from myriarch.cost.silicon import UNKNOWN, silicon
 from myriarch.cost.split import Machine, Software
 from myriarch.errors import SpecError
 from myriarch.plan.bridge import AVERAGINGS, Averaging, Bridges
@@ -60,7 +61,7 @@ def fleet_plans(
     refused: list[Refusal] = []
     for pool in fleet.pools:
         try:
-            found[pool.name] = (machines or {}).get(pool.name) or _machine(pool, task)
+            found[pool.name] = (machines or {}).get(pool.name) or machine_of(pool, precision=task.precision)
         except SpecError as error:
             refused.append(Refusal(pool=pool.name, reason=error.message))
     if not found:
@@ -104,12 +105,6 @@ def _not_in(refused: list[Refusal], entrants: list[Entrant]) -> list[Refusal]:
 
 def _chip(pool: Pool) -> Chip:
     return lookup(pool.chip) if isinstance(pool.chip, str) else pool.chip
-
-
-def _machine(pool: Pool, task: Task) -> Machine:
-    """Raises SpecError when a number is missing that the formulas need."""
-    card_bytes_per_s = pool.link.bandwidth_bytes_per_s / pool.devices_per_node if pool.link else None
-    return machine(_chip(pool), precision=task.precision, network_bandwidth_bytes_per_s=card_bytes_per_s)
 
 
 def doubts(pool: Pool) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from myriarch.cost.arrays import Array
 from myriarch.cost.decoder import Decoder
@@ -156,20 +157,30 @@ def _batched(split: Split, micro_batches: float | Array) -> Split:
 def _most(decoder: Decoder, machine: Machine, split: Split, software: Software) -> Ints:
     """Most micro-batches of each split that memory permits: 0, some below the depth of the pipeline, or any."""
     shape = np.shape(split.tp)
+    deep = 2.0 * np.broadcast_to(split.pp, shape)  # no schedule has more in flight
 
-    def held(micro_batches: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        used = memory(decoder, split=_batched(split, micro_batches), software=software)
-        return np.broadcast_to(fits(used, machine.memory_bytes), shape).astype(np.bool_)
+    def held(at: Ints, micro_batches: Array) -> npt.NDArray[np.bool_]:
+        some = _batched(_taken(split, at), micro_batches)
+        fine = fits(memory(decoder, split=some, software=software), machine.memory_bytes)
+        return np.broadcast_to(fine, at.shape).astype(np.bool_)
 
-    deep = 2.0 * np.asarray(split.pp)  # no schedule has more in flight
-    low = np.where(held(np.ones(shape)), 1.0, 0.0)
-    any_number = held(deep)
-    high = deep.copy()
-    while np.any((high - low > 1.0) & (low > 0.0) & ~any_number):
-        middle = np.maximum(np.floor((low + high) / 2.0), 1.0)
-        fine = held(middle)
-        low, high = np.where(fine & (low > 0.0), middle, low), np.where(fine, high, middle)
-    return np.where(any_number, UNLIMITED, low).astype(np.int64)
+    every = np.arange(shape[0])
+    most = np.where(held(every, deep), UNLIMITED, 0)
+    short = np.flatnonzero(most == 0)
+    short = short[held(short, np.ones(len(short)))]  # one fits; so many as `deep` do not
+    low, high = np.ones(len(short)), deep[short].copy()
+    while np.any(high - low > 1.0):
+        middle = np.floor((low + high) / 2.0)
+        fine = held(short, middle)
+        low, high = np.where(fine, middle, low), np.where(fine, high, middle)
+    most[short] = low
+    return most
+
+
+def _taken(split: Split, at: Ints) -> Split:
+    """Some of the splits."""
+    values = {field.name: getattr(split, field.name) for field in dataclasses.fields(split)}
+    return Split(**{name: value[at] if np.ndim(value) else value for name, value in values.items()})
 
 
 def _rows(decoder: Decoder, machine: Machine, *, devices: int, batch: int, sequence: int, axes: Axes) -> Array:

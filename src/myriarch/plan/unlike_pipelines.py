@@ -49,6 +49,8 @@ settings, quarters. In the formula more stages are never slower but for the send
 MANY_SETTINGS: Final = 4096
 STAGES_LIMIT: Final = 64
 """Of one pool."""
+WORK_LEAST: Final = 0.25
+"""Of a pool's devices: settings that cannot put so many to work are not tried."""
 MICRO_BATCHES: Final = (1, 2, 4)
 RECOMPUTED: Final = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0))
 
@@ -77,7 +79,7 @@ class _Sides:
     memory_bytes: float
     send_s: Array
     fixed_s: Array
-    """Exposed gradients and optimizer, when the fullest stage has 1..L layers; shape (settings, layers)."""
+    """Exposed gradients and optimizer by layers of the fullest stage; shape (settings, numbers of layers)."""
 
     def side(self, index: int, *, front: bool) -> Side:
         return Side(
@@ -109,11 +111,12 @@ class _Task:
 def _settings(task: _Task, machine: Machine, *, devices: int, replicas: tuple[int, ...]) -> Array:
     """Rows of tp, dp, micro-batch, ep, recompute, selective."""
     heads, experts = int(task.decoder.heads), int(task.decoder.experts)
+    least = WORK_LEAST * devices / min(STAGES_LIMIT, task.layers - 1)
     tensor = [size for size in _powers(min(int(machine.link_domain_devices), 16)) if heads % size == 0]
     rows = [
         (tp, dp, micro_batch, ep, *recomputed)
         for tp, dp, micro_batch in itertools.product(tensor, replicas, MICRO_BATCHES)
-        if tp * dp <= devices and dp * micro_batch <= task.batch
+        if least <= tp * dp <= devices and dp * micro_batch <= task.batch
         for ep in (_powers(experts) if experts else (1,))
         if (tp * dp) % ep == 0 and (not experts or experts % ep == 0)
         for recomputed in RECOMPUTED
@@ -121,7 +124,8 @@ def _settings(task: _Task, machine: Machine, *, devices: int, replicas: tuple[in
     return np.array(rows, dtype=np.float64).reshape(-1, 6)
 
 
-def _sides(task: _Task, machine: Machine, rows: Array) -> _Sides:
+def _sides(task: _Task, machine: Machine, rows: Array, *, stages: Array) -> _Sides:
+    """The settings in `rows`; the fixed parts of a step for fullest stages of so many layers."""
     d, columns = task.decoder, rows.T[:, :, None, None, None]
     tp, dp, micro_batch, ep, recompute, selective = columns
     split = Split(
@@ -163,7 +167,7 @@ def _sides(task: _Task, machine: Machine, rows: Array) -> _Sides:
     logits = np.broadcast_to(held.logits_bytes[..., 0], shape)[:, 0, 0]
     workspace = np.broadcast_to(held.workspace_bytes[..., 0], shape).max(axis=(1, 2))
     # Gradients and optimizer of a stage of n layers: what of a step does not grow with the micro-batches.
-    stage = np.arange(1.0, task.layers + 1.0)[None, None, :, None]
+    stage = stages[None, None, :, None]
     fullest = dataclasses.replace(d, layers=stage, dense_layers=0.0)
     once, twice = seconds(fullest, np.ones((1, 1, 1, 1))), seconds(fullest, np.full((1, 1, 1, 1), 2.0))
     fixed_s = (2.0 * once - twice)[:, 0, :, 0]
@@ -194,6 +198,14 @@ def _sides(task: _Task, machine: Machine, rows: Array) -> _Sides:
         send_s=np.asarray(send_s),
         fixed_s=fixed_s,
     )
+
+
+def _worthwhile(task: _Task, machine: Machine, *, devices: int, replicas: tuple[int, ...]) -> _Sides:
+    """The settings of a pool that no other beats."""
+    rows = _settings(task, machine, devices=devices, replicas=replicas)
+    whole = np.array([float(task.layers)])
+    kept = _undominated(_sides(task, machine, rows, stages=whole)) if len(rows) else np.zeros(0, dtype=np.int64)
+    return _sides(task, machine, rows[kept], stages=np.arange(1.0, task.layers + 1.0))
 
 
 def _undominated(sides: _Sides) -> Ints:
@@ -255,11 +267,10 @@ def pair_entrant(
         narrow_share=narrow_share,
     )
     replicas = _replicas(min(*devices, batch))
-    sides = tuple(
-        _sides(task, machine, _settings(task, machine, devices=own, replicas=replicas))
-        for machine, own in zip(machines, devices, strict=True)
+    both = (
+        _worthwhile(task, machines[0], devices=devices[0], replicas=replicas),
+        _worthwhile(task, machines[1], devices=devices[1], replicas=replicas),
     )
-    both = (sides[0], sides[1])
     found = _Lines()
     best_s = np.inf
     ordered = _combinations(task, both, devices, pools, bridges)
@@ -362,7 +373,9 @@ def _bound_s(
 
 def _alike(one: _Sides, two: _Sides) -> tuple[Ints, Ints]:
     """Pairs of settings with the same replicas and micro-batch."""
-    first, second = (grid.ravel() for grid in np.meshgrid(_undominated(one), _undominated(two), indexing="ij"))
+    first, second = (
+        grid.ravel() for grid in np.meshgrid(np.arange(len(one.dp)), np.arange(len(two.dp)), indexing="ij")
+    )
     alike = (one.dp[first] == two.dp[second]) & (one.micro_batch[first] == two.micro_batch[second])
     return first[alike], second[alike]
 

@@ -11,11 +11,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from myriarch.cost.parameters import BOUNDS, Parameters
-from myriarch.plan.calibration import Table, calibrate
+from myriarch.cost.uncertainty import Widths
+from myriarch.plan.calibration import Table, calibrate, calibrate_widths
 from myriarch.plan.completion import samples
 from myriarch.plan.published import read_published
 
@@ -24,9 +24,9 @@ HEAD = '''"""Constants of the performance model as calibrated: written by `bench
     PYTHONPATH=src python benchmarks/calibrate.py tests/data/published_configs.yaml > src/myriarch/cost/calibrated.py
 
 `first` and `second` were calibrated on a half of the sources each (every other one, in the order of the alphabet) and
-predict the other half when the model is validated; `all` is what plans use. `INTERVALS` holds how far 80 % of
-log(measured / predicted) reach when sources are predicted by constants that have not seen them: of a half, over its own
-sources, so that an interval is never measured on the runs that it is tested on; of `all`, over both halves.
+predict the other half when the model is validated; `all` is what plans use. `WIDTHS` are those of the 80 % intervals,
+from sources that are predicted by constants that have not seen them: of a half, over its own sources, so that an
+interval is never measured on the runs that it is tested on; of `all`, over both halves.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from __future__ import annotations
 from typing import Final
 
 from myriarch.cost.parameters import Parameters
+from myriarch.cost.uncertainty import Widths
 '''
 
 
@@ -45,11 +46,9 @@ def main(path: str) -> None:
     fitted = {half: calibrate(inside) for half, inside in sets.items()}
     fitted["all"] = calibrate(found)
     other = {"first": "second", "second": "first"}
-    logs = {}
-    for half, unseen in sets.items():
-        table = Table.of(unseen)
-        logs[half] = np.log(table.measured_s / table.predicted_s(fitted[other[half]]))
-    logs["all"] = np.concatenate([logs["first"], logs["second"]])
+    constants = {half: [fitted[other[half]]] * len(unseen) for half, unseen in sets.items()}
+    sets["all"], constants["all"] = sets["first"] + sets["second"], constants["first"] + constants["second"]
+    widths = {name: calibrate_widths(Table.of(each), constants[name]) for name, each in sets.items()}
     print(HEAD)
     print("HALVES: Final[dict[str, tuple[str, ...]]] = {")
     for half, inside in halves.items():
@@ -63,10 +62,12 @@ def main(path: str) -> None:
             print(f"        {field.name}={_written(value)},{_at_bound(field.name, value)}")
         print("    ),")
     print("}\n")
-    print("INTERVALS: Final[dict[str, tuple[float, float]]] = {")
-    for name, values in logs.items():
-        reach = np.quantile(np.abs(values), 0.8)
-        print(f'    "{name}": ({-reach:.4f}, {reach:.4f}),')
+    print("WIDTHS: Final[dict[str, Widths]] = {")
+    for name, each in widths.items():
+        fields = ", ".join(
+            f"{field.name}={_written(getattr(each, field.name))}" for field in dataclasses.fields(Widths)
+        )
+        print(f'    "{name}": Widths({fields}),')
     print("}")
 
 

@@ -3,9 +3,9 @@
     PYTHONPATH=src python benchmarks/calibrate.py tests/data/published_configs.yaml > src/myriarch/cost/calibrated.py
 
 `first` and `second` were calibrated on a half of the sources each (every other one, in the order of the alphabet) and
-predict the other half when the model is validated; `all` is what plans use. `INTERVALS` holds how far 80 % of
-log(measured / predicted) reach when sources are predicted by constants that have not seen them: of a half, over its own
-sources, so that an interval is never measured on the runs that it is tested on; of `all`, over both halves.
+predict the other half when the model is validated; `all` is what plans use. `WIDTHS` are those of the 80 % intervals,
+from sources that are predicted by constants that have not seen them: of a half, over its own sources, so that an
+interval is never measured on the runs that it is tested on; of `all`, over both halves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from myriarch.cost.parameters import Parameters
+from myriarch.cost.uncertainty import Widths
 
 HALVES: Final[dict[str, tuple[str, ...]]] = {
     "first": ("dgxc_2502", "korthikanti_t5", "mbridge", "nemo_2407", "sc21_t1", "simumax_b200"),
@@ -106,8 +107,8 @@ CALIBRATED: Final[dict[str, Parameters]] = {
     ),
 }
 
-INTERVALS: Final[dict[str, tuple[float, float]]] = {
-    "first": (-0.1366, 0.1366),
-    "second": (-0.1297, 0.1297),
-    "all": (-0.1352, 0.1352),
+WIDTHS: Final[dict[str, Widths]] = {
+    "first": Widths(base=0.1, other=0.14, mixture=0.14, narrow=0.0525, short=0.17, scale=0.09875),
+    "second": Widths(base=0.084, other=0.19, mixture=0.12, narrow=0.0375, short=0.28, scale=0.09875),
+    "all": Widths(base=0.092, other=0.19, mixture=0.13, narrow=0.045, short=0.25, scale=0.09875),
 }

@@ -18,7 +18,8 @@ from myriarch.cost.arrays import Array, stacked
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.parameters import BOUNDS, Parameters
 from myriarch.cost.split import Machine, Software, Split
-from myriarch.cost.step import step_time
+from myriarch.cost.step import StepTime, step_time
+from myriarch.cost.uncertainty import WIDTH_BOUNDS, Widths, reach, reasons
 
 ITERATIONS: Final = 40
 DIFFERENCE: Final = 1e-3
@@ -67,10 +68,13 @@ class Table:
             measured_s=np.array([sample.measured_s for sample in samples]),
         )
 
-    def predicted_s(self, parameters: Parameters) -> Array:
+    def predicted(self, parameters: Parameters) -> StepTime:
         return step_time(
             self.decoder, machine=self.machine, split=self.split, software=self.software, parameters=parameters
-        ).total_s
+        )
+
+    def predicted_s(self, parameters: Parameters) -> Array:
+        return self.predicted(parameters).total_s
 
 
 def calibrate(samples: Sequence[Sample], *, start: Parameters | None = None) -> Parameters:
@@ -142,3 +146,47 @@ def _minimise(residuals: Callable[[Array], Array], prior: Array, weights: Array)
         if before - loss(current, x) < 1e-8:
             return x
     return x
+
+
+COVERAGE: Final = 0.85
+"""Share of the runs at hand that intervals hold, so that they hold 80 % of those of sources that nobody has seen: the
+errors of a source are akin, and a few sources say less than their rows."""
+WIDTH_STEPS: Final = 40
+"""Values that a width is looked for among."""
+WIDTH_SWEEPS: Final = 6
+WIDTH_PRIOR: Final = 0.002
+"""Pull of a width towards its default, per squared share of its range, beside the mean pinball loss."""
+
+
+def calibrate_widths(table: Table, parameters: Sequence[Parameters]) -> Widths:
+    """Widths whose intervals hold `COVERAGE` of the runs, each predicted by its own `parameters`.
+
+    One coordinate after the other, from the defaults.
+    """
+    steps = {each: table.predicted(each) for each in dict.fromkeys(parameters)}
+    names = [field.name for field in dataclasses.fields(StepTime)]
+    full = {
+        each: {name: np.broadcast_to(getattr(step, name), table.measured_s.shape) for name in names}
+        for each, step in steps.items()
+    }
+    rows = range(len(table.measured_s))
+    step = StepTime(**{name: np.array([full[parameters[row]][name][row] for row in rows]) for name in names})
+    amounts = reasons(table.decoder, split=table.split, step=step)
+    sizes = np.abs(np.log(table.measured_s / step.total_s))
+    weights, default = _balanced(table.sources), Widths()
+
+    def loss(widths: Widths) -> float:
+        over = sizes - reach(amounts, widths)
+        pinball = np.where(over > 0, COVERAGE * over, (COVERAGE - 1.0) * over)
+        pulls = (
+            ((getattr(widths, name) - getattr(default, name)) / (high - low)) ** 2
+            for name, (low, high) in WIDTH_BOUNDS.items()
+        )
+        return float(weights @ pinball) + WIDTH_PRIOR * float(sum(pulls))
+
+    best = default
+    for _ in range(WIDTH_SWEEPS):
+        for name, (low, high) in WIDTH_BOUNDS.items():
+            values = np.linspace(low, high, WIDTH_STEPS + 1)
+            best = min((dataclasses.replace(best, **{name: float(value)}) for value in values), key=loss)
+    return best

@@ -66,6 +66,9 @@ def software(row: Mapping[str, Any], source: Mapping[str, Any], name: str, hardw
     words = _joined(row.get("framework"), row.get("where"), row.get("note"))
     if not found.flash_attention and re.search(r"flash.?att", words):
         found = dataclasses.replace(found, flash_attention=1.0, attention_year=FLASH_YEAR)
+    if name == "megatron-deepspeed" and "bf16" in str(row.get("prec", "")).lower():
+        # Its optimizer for bf16, written for BLOOM, adds gradients up and reduces them in fp32 (arXiv:2211.05100, 3.4).
+        found = dataclasses.replace(found, gradient_bytes=4.0, accumulation_bytes=10.0)
     # Whoever trained on a chip had software that ran on it.
     return dataclasses.replace(found, year=max(float(found.year), float(hardware.launch_year) + FIRST_SOFTWARE_YEARS))
 

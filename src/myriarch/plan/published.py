@@ -36,6 +36,7 @@ class PublishedRun:
     level: str
     reason: str = ""
     """Empty: it can be predicted."""
+    chip: Chip | None = None
     decoder: Decoder | None = None
     machine: Machine | None = None
     split: Split | None = None
@@ -87,6 +88,7 @@ def _predictable(
     if measured_s is None and memory_bytes is None and not row.get("oom"):
         raise Lacking("nothing that was measured can be turned into a step's time: no batch, time or rate")
     return PublishedRun(
+        chip=chip,
         decoder=decoder,
         machine=hardware,
         split=split,

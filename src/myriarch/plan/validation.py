@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Final
+from dataclasses import fields
 
 import msgspec
 import numpy as np
 
 from myriarch.cost.arrays import Array
-from myriarch.cost.calibrated import CALIBRATED, HALVES, INTERVALS
+from myriarch.cost.calibrated import CALIBRATED, HALVES, WIDTHS
+from myriarch.cost.evidence import chips_seen
 from myriarch.cost.memory import Memory, fits, memory
+from myriarch.cost.step import StepTime
+from myriarch.cost.uncertainty import chip_reach, interval
 from myriarch.plan.calibration import Table
 from myriarch.plan.completion import completed, sample
 from myriarch.plan.published import PublishedRun
-
-COVERAGE: Final = 0.8
-"""Share of runs that an interval is meant to hold."""
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,23 +134,27 @@ def unseen_constants(source: str) -> str:
 
 def _rows(runs: Sequence[PublishedRun]) -> tuple[ValidatedRow, ...]:
     """All rows, those of the same constants predicted at once."""
-    seconds: dict[int, float] = {}
+    steps: dict[int, StepTime] = {}
     for name in CALIBRATED:
         own = [i for i, run in enumerate(runs) if run.split is not None and unseen_constants(run.source) == name]
         if own:
-            predicted = Table.of([sample(runs[i]) for i in own]).predicted_s(CALIBRATED[name])
-            seconds |= {i: float(each) for i, each in zip(own, predicted, strict=True)}
-    return tuple(_row(run, seconds.get(i)) for i, run in enumerate(runs))
+            step = Table.of([sample(runs[i]) for i in own]).predicted(CALIBRATED[name])
+            kinds = {kind.name: np.broadcast_to(getattr(step, kind.name), len(own)) for kind in fields(StepTime)}
+            for at, i in enumerate(own):
+                steps[i] = StepTime(**{kind: values[at] for kind, values in kinds.items()})
+    return tuple(_row(run, steps.get(i)) for i, run in enumerate(runs))
 
 
-def _row(run: PublishedRun, predicted_s: float | None) -> ValidatedRow:
+def _row(run: PublishedRun, step: StepTime | None) -> ValidatedRow:
     measured_s = run.measured_step_s
-    if predicted_s is None or run.decoder is None or run.machine is None or run.split is None or run.software is None:
+    if step is None or run.decoder is None or run.machine is None or run.split is None or run.software is None:
         return ValidatedRow(
             id=run.id, source=run.source, level=run.level, measured_step_s=measured_s, reason=run.reason
         )
-    name = unseen_constants(run.source)
-    low, high = INTERVALS[name]
+    name, predicted_s = unseen_constants(run.source), float(step.total_s)
+    assert run.chip is not None
+    doubt = chip_reach(run.chip, profiled=False, seen=run.chip.id in chips_seen())
+    low, high = interval(run.decoder, split=run.split, step=step, widths=WIDTHS[name], chip=doubt)
     needed = memory(run.decoder, split=run.split, software=run.software)
     return ValidatedRow(
         id=run.id,
@@ -159,8 +163,8 @@ def _row(run: PublishedRun, predicted_s: float | None) -> ValidatedRow:
         measured_step_s=measured_s,
         predicted_step_s=predicted_s,
         error=None if measured_s is None else predicted_s / measured_s - 1.0,
-        low_s=predicted_s * float(np.exp(low)),
-        high_s=predicted_s * float(np.exp(high)),
+        low_s=predicted_s * float(low),
+        high_s=predicted_s * float(high),
         measured_memory_bytes=run.measured_memory_bytes,
         predicted_memory_bytes=_as_printed(needed, run.memory_kind),
         fits=bool(fits(needed, run.machine.memory_bytes)),

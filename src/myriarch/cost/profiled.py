@@ -143,13 +143,14 @@ class _Numbers:
             self.set("kernel_s", shapes.kernel_s, "measured", "a launch" if self._kernel_s() else told)
             if shapes.depth_half is not None:
                 self.set("depth_half", shapes.depth_half, "measured", told)
-        self._narrow(precision)
+        self._narrow(precision, shapes)
         return shapes
 
-    def _narrow(self, precision: str) -> None:
+    def _narrow(self, precision: str, wide_shapes: Shapes | None) -> None:
+        """With the wide products' constants of shape: a machine has one set of them."""
         wide = self.found["matmul_flops_per_s"]
         rows = self._rows(NARROW.get(precision, ()))
-        shapes = self._shapes(rows)
+        shapes = self._shapes(rows, like=wide_shapes)
         if shapes is not None:
             told = f"{len(rows)} products in {rows[0].precision}"
             self.set("narrow_flops_per_s", shapes.rate_flops_per_s, "measured", told)
@@ -173,7 +174,7 @@ class _Numbers:
             return None
         return launches.host_s if self._profile.device.kind == "cpu" else launches.kernel_s
 
-    def _shapes(self, rows: Sequence[ProductRate]) -> Shapes | None:
+    def _shapes(self, rows: Sequence[ProductRate], like: Shapes | None = None) -> Shapes | None:
         if not rows:
             return None
         launches = self._profile.launches
@@ -181,7 +182,8 @@ class _Numbers:
             rows,
             processors=self.found["processors"].value,
             memory_bytes_per_s=self._parameters.memory_share * self.found["memory_bandwidth_bytes_per_s"].value,
-            kernel_s=self._kernel_s(),
+            kernel_s=like.kernel_s if like is not None else self._kernel_s(),
+            depth_half=None if like is None else like.depth_half,
             host_s=launches.host_s if launches is not None and self._profile.device.kind != "cpu" else 0.0,
             parameters=self._parameters,
         )

@@ -1,18 +1,17 @@
 """The constants of `kernels.product_s` for one device, from products of many shapes timed on it.
 
-Taken by least squares of log(measured / modelled) on a grid of `depth_half` and `kernel_s`; the rate then follows in
-closed form where the operations count, and is improved by a few rounds where bytes and ramps do. A grid, so that the
-same table gives the same constants.
+Least squares of log(measured / modelled) over the logarithms of the rate, `depth_half` and `kernel_s`, by Levenberg's
+and Marquardt's method (J. SIAM 11, 1963) from a fixed start: the same table gives the same constants.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from myriarch.cost.arrays import Array
 from myriarch.cost.kernels import Rates, product_s
@@ -23,10 +22,16 @@ DOUBTFUL_WEIGHT: Final = 0.25
 """Of a row whose timings spread widely, beside 1."""
 FEWEST_ROWS: Final = 6
 """Fewer give a rate, and no constants of shape."""
-DEPTHS: Final = tuple(map(float, (1.0, *np.geomspace(8.0, 1024.0, 15))))
-KERNELS_S: Final = tuple(map(float, np.geomspace(2e-7, 1e-4, 19)))
-ROUNDS: Final = 6
-"""Of improving the rate: it converges in two or three, as few rows are bound by anything else."""
+DEPTH_BOUNDS: Final = (1.0, 1024.0)
+KERNEL_BOUNDS_S: Final = (1e-7, 1e-3)
+ROUNDS: Final = 25
+"""It converges in about ten."""
+STEP: Final = 0.02
+"""Of the logarithms, for the slopes: tiles make the model a little rough below that."""
+
+LOWEST: Final = np.log([1.0, DEPTH_BOUNDS[0], KERNEL_BOUNDS_S[0]])
+HIGHEST: Final = np.log([1e18, DEPTH_BOUNDS[1], KERNEL_BOUNDS_S[1]])
+"""Of rate, depth and kernel."""
 VALUE_BYTES: Final[dict[str, float]] = {"fp8": 1.0, "bf16": 2.0, "fp16": 2.0, "fp32": 4.0, "tf32": 4.0}
 
 
@@ -52,16 +57,24 @@ class Shapes:
         kernel_s: float | None,
         host_s: float,
         parameters: Parameters,
+        depth_half: float | None = None,
     ) -> Shapes:
-        """Of rows in one precision. `kernel_s` where it is known; `host_s`: no timing was shorter than a launch."""
+        """Of rows in one precision. `kernel_s`, `depth_half`: where they are known already. `host_s`: no timing was
+        shorter than a launch."""
         table = _Table(rows, processors, memory_bytes_per_s, host_s, parameters.wave_share)
         enough = len(rows) >= FEWEST_ROWS
-        depths = DEPTHS if enough else (parameters.depth_half,)
-        ramps = (kernel_s,) if kernel_s is not None else KERNELS_S if enough else (parameters.kernel_s,)
-        _, best = min(
-            (table.fitted(depth, ramp) for depth, ramp in itertools.product(depths, ramps)), key=lambda pair: pair[0]
+        start = np.log(
+            [table.fastest_flops_per_s, depth_half or parameters.depth_half, kernel_s or parameters.kernel_s]
         )
-        return best if enough else dataclasses.replace(best, depth_half=None)
+        free = [True, enough and depth_half is None, enough and kernel_s is None]
+        logs = table.fitted(start, free=np.flatnonzero(free))
+        rate, depth, ramp = (float(value) for value in np.exp(logs))
+        return cls(
+            rate_flops_per_s=rate,
+            depth_half=depth if enough else None,
+            kernel_s=ramp,
+            error=float(np.average(np.abs(table.misfit(logs)), weights=table.weights)),
+        )
 
 
 class _Table:
@@ -77,29 +90,40 @@ class _Table:
     ) -> None:
         self._m, self._n, self._k = (np.array([getattr(row, side) for row in rows], dtype=np.float64) for side in "mnk")
         self._measured_s: Final = np.array([row.product_s for row in rows])
-        self._weights: Final = np.array([DOUBTFUL_WEIGHT if row.doubtful else 1.0 for row in rows])
+        self.weights: Final = np.array([DOUBTFUL_WEIGHT if row.doubtful else 1.0 for row in rows])
+        self.fastest_flops_per_s: Final = max(row.rate_flops_per_s for row in rows)
         self._value_bytes: Final = VALUE_BYTES.get(rows[0].precision, 2.0)
         self._processors: Final = processors
         self._memory: Final = np.asarray(memory_bytes_per_s)
         self._host_s: Final = host_s
         self._wave_share: Final = wave_share
 
-    def fitted(self, depth_half: float, kernel_s: float) -> tuple[float, Shapes]:
-        """Weighted sum of squares, and the constants with the best rate for these two."""
-        rate = float(np.max(2.0 * self._m * self._n * self._k / self._measured_s))
-        logs = self._logs(rate, depth_half, kernel_s)
+    def fitted(self, start: Array, *, free: npt.NDArray[np.intp]) -> Array:
+        """Logarithms of the three constants, those in `free` changed from `start` to the least squares."""
+        at, damping = start, 1e-2
+        misfit = self.misfit(at)
         for _ in range(ROUNDS):
-            rate *= float(np.exp(-np.average(logs, weights=self._weights)))
-            logs = self._logs(rate, depth_half, kernel_s)
-        shapes = Shapes(
-            rate_flops_per_s=rate,
-            depth_half=depth_half,
-            kernel_s=kernel_s,
-            error=float(np.average(np.abs(logs), weights=self._weights)),
-        )
-        return float(np.sum(self._weights * logs**2)), shapes
+            slopes = np.stack([(self.misfit(at + STEP * np.eye(3)[one]) - misfit) / STEP for one in free], axis=1)
+            weighted = slopes * self.weights[:, None]
+            square = weighted.T @ slopes
+            # A constant that no row shows has no slope: the damping keeps it where it is.
+            damped = square + damping * np.diag(np.diag(square) + 1e-9)
+            step = np.linalg.solve(damped + 1e-12 * np.eye(len(free)), -weighted.T @ misfit)
+            there = at.copy()
+            there[free] = np.clip(at[free] + np.clip(step, -1.0, 1.0), LOWEST[free], HIGHEST[free])
+            found = self.misfit(there)
+            better = self._squares(found) < self._squares(misfit)
+            damping = damping / 4.0 if better else damping * 8.0
+            if better:
+                at, misfit = there, found
+        return at
 
-    def _logs(self, rate: float, depth_half: float, kernel_s: float) -> Array:
+    def _squares(self, misfit: Array) -> float:
+        return float(np.sum(self.weights * misfit**2))
+
+    def misfit(self, logs: Array) -> Array:
+        """log(measured / modelled) of each row."""
+        rate, depth_half, kernel_s = (float(value) for value in np.exp(logs))
         rates = Rates(
             wide_flops_per_s=np.asarray(rate),
             narrow_flops_per_s=np.asarray(rate),
@@ -112,5 +136,4 @@ class _Table:
         modelled = product_s(
             self._m, self._n, self._k, rates=rates, rate_flops_per_s=rate, value_bytes=self._value_bytes
         )
-        logs: Array = np.log(self._measured_s / np.maximum(modelled, self._host_s))
-        return logs
+        return np.log(self._measured_s / np.maximum(modelled, self._host_s))

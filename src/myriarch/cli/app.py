@@ -109,11 +109,11 @@ def plan(
     *,
     model: Annotated[
         str, typer.Option("--model", metavar="M", help="A model file, a name like llama-3.1-405b, or a size like 500B.")
-    ],
+    ] = "",
     fleet: Annotated[
         str,
         typer.Option("--fleet", metavar="F", help="A fleet file, chip:devices, or a chip alone, to learn how many."),
-    ],
+    ] = "",
     tokens: Annotated[str, typer.Option("--tokens", help="To train on: 15T. Default: 20 per active parameter.")] = "",
     deadline: Annotated[str, typer.Option("--deadline", help="To be kept: 30d, 6 weeks.")] = "",
     budget: Annotated[str, typer.Option("--budget", help="To be kept: 20M USD.")] = "",
@@ -129,6 +129,17 @@ def plan(
         list[str] | None, typer.Option("--profile", help="Of `myriarch doctor --calibrate`. Repeatable.")
     ] = None,
     top: Annotated[int, typer.Option("--top", help="Plans to show.")] = 5,
+    emit: Annotated[
+        str, typer.Option("--emit", help="Print the best plan for megatron-lm, megatron-bridge or torchtitan.")
+    ] = "",
+    compute_optimal: Annotated[
+        bool, typer.Option("--compute-optimal", help="Find the model too: for --flops, or --fleet and --deadline.")
+    ] = False,
+    flops: Annotated[str, typer.Option("--flops", help="With --compute-optimal: the budget, 5e25.")] = "",
+    law: Annotated[str, typer.Option("--law", help="With --compute-optimal: see docs/planning.md.")] = "besiroglu",
+    unique_tokens: Annotated[str, typer.Option("--unique-tokens", help="With --law muennighoff.")] = "",
+    sparsity: Annotated[float | None, typer.Option("--sparsity", help="With --law abnar.")] = None,
+    granularity: Annotated[float | None, typer.Option("--granularity", help="With --law krajewski-moe.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema plan`.")] = False,
     lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
 ) -> int:
@@ -143,7 +154,43 @@ def plan(
         objective=objective, precision=precision, software=software, fix=tuple(fix or ()),
         profiles=tuple(profile or ()), top=top,
     )  # fmt: skip
-    return module.plan(options, json_output=json_output, lang=lang)
+    if compute_optimal:
+        from myriarch.cli import optimal, quantity
+
+        chosen = optimal.Law(
+            name=law, sparsity=sparsity, granularity=granularity,
+            unique_tokens=quantity.count(unique_tokens, option="--unique-tokens") if unique_tokens else None,
+        )  # fmt: skip
+        return optimal.optimal(options, flops=flops, law=chosen, json_output=json_output, lang=lang)
+    return module.plan(options, emit=emit, json_output=json_output, lang=lang)
+
+
+@verb
+def walls(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", metavar="M", help="A model file, a name like llama-3.1-405b, or a size like 500B.")
+    ],
+    chip: Annotated[str, typer.Option("--chip", metavar="C", help="A chip of the catalogue: h100-sxm.")],
+    first: Annotated[str, typer.Option("--from", metavar="N", help="Devices to begin with.")] = "1000",
+    last: Annotated[str, typer.Option("--to", metavar="N", help="Devices to end with.")] = "100000",
+    points: Annotated[int, typer.Option("--points", help="Numbers of devices between them.")] = 7,
+    batch_tokens: Annotated[str, typer.Option("--batch-tokens", help="Of a step; default 16M.")] = "",
+    power: Annotated[str, typer.Option("--power", help="That the site can draw: 30MW. Default: no limit.")] = "",
+    pue: Annotated[float, typer.Option("--pue", help="Energy of the site over that of its machines.")] = 1.25,
+    price: Annotated[float | None, typer.Option("--price", help="Of a kWh.")] = None,
+    svg: Annotated[str, typer.Option("--svg", metavar="FILE", help="Write the plot here.")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema walls`.")] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
+) -> int:
+    """How energy, reliability and parallelism bound effective compute as devices grow, with and without each remedy."""
+    from myriarch.cli import walls as module
+
+    options = module.Options(
+        model=model, chip=chip, first=first, last=last, points=points, batch_tokens=batch_tokens, power=power, pue=pue,
+        price=price, svg=svg,
+    )  # fmt: skip
+    return module.show_walls(options, json_output=json_output, lang=lang)
 
 
 @verb
@@ -194,7 +241,7 @@ def schema(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="fleet, model, run, profile, report, event, action, journal, doctor or validate."
+            metavar="NAME", help="fleet, model, run, profile, report, plan, walls, ...: without NAME, all of them."
         ),
     ] = "",
 ) -> int:

@@ -22,10 +22,11 @@ from myriarch.cli.report import WIDTH_WITHOUT_TERMINAL
 from myriarch.cli.report_words import choose_language
 from myriarch.cost.profiled import apply_profiles
 from myriarch.cost.split import Machine
-from myriarch.errors import EXIT_DEGRADED, EXIT_FAILED, EXIT_OK, UsageError
+from myriarch.errors import EXIT_DEGRADED, EXIT_FAILED, EXIT_OK, SpecError, UsageError
 from myriarch.plan.answer import Answer, Answered, Group, Layout
+from myriarch.plan.flags import FRAMEWORKS, Launch, launch
 from myriarch.plan.goal import Aim
-from myriarch.plan.planner import DEFAULT_SOFTWARE, Ask
+from myriarch.plan.planner import DEFAULT_SOFTWARE, Ask, candidates_of
 from myriarch.plan.planner import plan as answered
 from myriarch.plan.shapes import model_of
 from myriarch.plan.space import Space
@@ -38,6 +39,8 @@ from myriarch.units import format_rate, format_s
 PRECISIONS: Final = ("bf16", "fp16", "fp8", "fp4")
 MOST_DEVICES: Final = 131_072
 """Looked at when the question is how many."""
+EMIT_TRIES: Final = 40
+"""Plans that are tried, best first, when one has to be said in a framework's words."""
 PARTS_SHOWN: Final = 0.005
 """Share of a step below which a part is not shown."""
 FIXABLE: Final = ("tp", "pp", "dp", "cp", "ep", "expert_tp", "micro_batch", "virtual", "zero_stage", "shard")
@@ -62,9 +65,15 @@ class Options:
     top: int = 5
 
 
-def plan(options: Options, *, json_output: bool, lang: str = "") -> int:
-    """Answer and print. Exits with 1 when the model fits nowhere, with 3 when no plan keeps deadline or budget."""
-    made = answered(ask_of(options))
+def plan(options: Options, *, emit: str = "", json_output: bool = False, lang: str = "") -> int:
+    """Answer and print. Exits with 1 when the model fits nowhere, with 3 when no plan keeps deadline or budget.
+
+    `emit`: a framework; then the best plan is printed as what that is started with.
+    """
+    ask = ask_of(options)
+    if emit:
+        return _emit(ask, emit, json_output=json_output)
+    made = answered(ask)
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
     else:
@@ -74,11 +83,68 @@ def plan(options: Options, *, json_output: bool, lang: str = "") -> int:
     return EXIT_DEGRADED if made.target_missed else EXIT_OK
 
 
+def _emit(ask: Ask, framework: str, *, json_output: bool) -> int:
+    """Print the best plan that the framework can express as its launch."""
+    known = next((name for name in FRAMEWORKS if name == framework), None)
+    if known is None:
+        remedy = did_you_mean(framework, FRAMEWORKS) or f" use one of {listed(FRAMEWORKS)}"
+        raise UsageError(f"--emit: `{framework}` is unknown;{remedy}")
+    if len(ask.fleet.pools) > 1:
+        raise UsageError(
+            f"--emit: {framework} trains on one pool, the fleet has {len(ask.fleet.pools)}",
+            hint="name one pool; several are Myriarch's own to train on",
+        )
+    # Frameworks have no word for zero-bubble schedules on plain stages, nor for some layers recomputed in part.
+    space = dataclasses.replace(ask.space, zero_bubble=(False,))
+    candidates = candidates_of(dataclasses.replace(ask, space=space, top=max(ask.top, EMIT_TRIES)))
+    refusals: list[str] = []
+    for candidate in candidates:
+        group = candidate.groups[0]
+        try:
+            found = launch(
+                group.split, framework=known, layers=ask.model.layers, precision=group.precision,
+                mixture=ask.model.mixture is not None, devices_per_node=ask.fleet.pools[0].devices_per_node,
+            )  # fmt: skip
+        except SpecError as error:
+            refusals.append(str(error))
+            continue
+        _print_launch(found, json_output=json_output)
+        print(f"step {format_s(candidate.step_s)}; {len(refusals)} better plans cannot be said", file=sys.stderr)
+        return EXIT_OK
+    why = f"; the best: {refusals[0]}" if refusals else ": the model fits nowhere"
+    raise UsageError(f"--emit: no plan can be said to {framework}{why}", hint="narrow the space with --fix")
+
+
+def _print_launch(found: Launch, *, json_output: bool) -> None:
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    elif found.file:
+        print(found.file, end="")
+    else:
+        print(" \\\n  ".join(["torchrun", *found.launcher, "SCRIPT", *_paired(found.arguments)]))
+
+
+def _paired(arguments: Sequence[str]) -> Iterator[str]:
+    """Each option with its value."""
+    line = ""
+    for argument in arguments:
+        if line and (argument.startswith("--") or "=" in line):
+            yield line
+            line = argument
+        else:
+            line = f"{line} {argument}".strip()
+    if line:
+        yield line
+
+
 # --- the question ----------------------------------------------------------------------------------------------------
 
 
 def ask_of(options: Options) -> Ask:
     """The question that a command line asks. Raises UsageError or SpecError that names the option and the remedy."""
+    for option, text in (("--model", options.model), ("--fleet", options.fleet)):
+        if not text:
+            raise UsageError(f"{option} is missing", hint="try: myriarch plan --model llama-3.1-8b --fleet h100-sxm:64")
     model, (fleet, sizing) = _model(options.model), _fleet(options)
     aim = _aim(options, sizing=sizing)
     money = quantity.money(options.budget, option="--budget") if options.budget else None

@@ -80,6 +80,24 @@ def _validate() -> dict[str, Any]:
     return msgspec.json.schema(Validation)
 
 
+def _plan() -> dict[str, Any]:
+    from myriarch.plan.answer import Answer
+
+    return msgspec.json.schema(Answer)
+
+
+def _optimal() -> dict[str, Any]:
+    from myriarch.cli.optimal import Optimal
+
+    return msgspec.json.schema(Optimal)
+
+
+def _walls() -> dict[str, Any]:
+    from myriarch.plan.walls import Walls
+
+    return msgspec.json.schema(Walls)
+
+
 SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fleet": _spec("fleet"),
     "model": _spec("model"),
@@ -91,4 +109,7 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "journal": _journal,
     "doctor": _doctor,
     "validate": _validate,
+    "plan": _plan,
+    "optimal": _optimal,
+    "walls": _walls,
 }

@@ -74,10 +74,20 @@ class Ask:
     measured: Mapping[str, Mapping[str, Machine]] = dataclasses.field(default_factory=dict)
     """Machines from profiles, by pool and precision: they go before the catalogue's."""
 
+    @property
+    def peak_flops_per_s(self) -> float:
+        """Of the whole fleet, 16 bits. Raises SpecError when a chip's is unknown."""
+        return sum(pool.devices * float(machine_of(pool).peak_flops_per_s) for pool in self.fleet.pools)
+
 
 def plan(ask: Ask) -> Answer:
     """The best plans. Raises SpecError when the question makes no sense; what cannot be done is an answer."""
     return _Planner(ask).answer()
+
+
+def candidates_of(ask: Ask) -> tuple[Candidate, ...]:
+    """The plans alone, best first, unpriced."""
+    return tuple(_Planner(ask).candidates()[0])
 
 
 class _Planner:
@@ -141,14 +151,7 @@ class _Planner:
     # --- the answer ---
 
     def answer(self) -> Answer:
-        pools = self.ask.fleet.pools
-        found: Found | None = None
-        left: tuple[Left, ...] = ()
-        if len(pools) == 1:
-            found = self._searched(pools[0], top=self.ask.top)
-            candidates = list(self._of_search(pools[0], found))
-        else:
-            candidates, left = self._unlike()
+        candidates, found, left = self.candidates()
         answered = [self._answered(candidate) for candidate in candidates]
         answered = self._ranked(answered)[: self.ask.top]
         miss = None if answered else self._miss(found)
@@ -162,6 +165,15 @@ class _Planner:
             target_missed=self._target_missed(answered),
             notes=tuple(dict.fromkeys(self._notes)),
         )
+
+    def candidates(self) -> tuple[list[Candidate], Found | None, tuple[Left, ...]]:
+        """Plans, best first, with the search of one pool, or the pools of several that are left out."""
+        pools = self.ask.fleet.pools
+        if len(pools) == 1:
+            found = self._searched(pools[0], top=self.ask.top)
+            return list(self._of_search(pools[0], found)), found, ()
+        candidates, left = self._unlike()
+        return candidates, None, left
 
     def _question(self) -> Question:
         ask = self.ask
@@ -381,7 +393,7 @@ class _Planner:
         again = sum(valuing.repeated_flops(group, self.work) for group in candidate.groups)
         rate = candidate.step_s * candidate.peak_flops_per_s
         tokens_per_s = self.batch * self.sequence / candidate.step_s
-        low, high = interval_of(candidate)
+        low, high = interval_of(candidate, self.decoder, measured=self.ask.measured)
         days = bill.run_s / S_PER_DAY
         flops = self.work.step_flops
         return Answered(
@@ -409,7 +421,7 @@ class _Planner:
             money=bill.money,
             carbon_kg=bill.carbon_kg,
             effective=effective,
-            evidence=evidence_of(candidate),
+            evidence=evidence_of(candidate, self.decoder, measured=self.ask.measured),
             meets=self._meets(days, bill),
             why=candidate.why,
             why_not_next=candidate.why_not_next,

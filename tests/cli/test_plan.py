@@ -1,0 +1,227 @@
+"""`myriarch plan` and `myriarch walls`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from myriarch.cli.app import run
+from myriarch.cli.schema import document
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+EXAMPLES = Path(__file__).parents[2] / "examples" / "plan"
+SMALL = ("--model", "llama-3.1-8b", "--fleet", "h100-sxm:64", "--tokens", "1T", "--batch", "512")
+
+
+@pytest.fixture
+def myriarch(capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line in this process: what the verbs share with all others is tested with real processes."""
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        code = run(list(words))
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, said.out, said.err)
+
+    return command
+
+
+def answer(done: subprocess.CompletedProcess[str], *, code: int = 0) -> Any:
+    assert done.returncode == code, done.stderr
+    made = json.loads(done.stdout)
+    jsonschema.validate(made, document("plan"))
+    return made
+
+
+def test_json_follows_its_schema_and_its_numbers_agree(myriarch: Command) -> None:
+    made = answer(myriarch("plan", *SMALL, "--json"))
+    best, question = made["plans"][0], made["question"]
+    group = best["groups"][0]
+    layout = group["layout"]
+    assert layout["tp"] * layout["pp"] * layout["cp"] * layout["dp"] == best["devices"] <= 64
+    assert layout["dp"] * layout["micro_batch"] * layout["micro_batches"] == 512
+    assert sum(group["breakdown_s"].values()) == pytest.approx(best["step_s"])
+    assert best["tokens_per_s"] == pytest.approx(512 * 8192 / best["step_s"])
+    assert best["steps"] == pytest.approx(1e12 / (512 * 8192), abs=1)
+    factors = best["effective"]
+    product = factors["availability"] * factors["scheduling"] * factors["fault_handling"] * factors["compute"]
+    assert factors["effective"] == pytest.approx(product)
+    assert factors["compute"] == pytest.approx(best["mfu"])
+    assert best["days"] >= best["steps"] * best["step_s"] / 86_400
+    assert best["step_interval80_s"][0] < best["step_s"] < best["step_interval80_s"][1]
+    assert all(stage["total_bytes"] <= group["capacity_bytes"] for stage in group["memory"])
+    assert max(stage["total_bytes"] for stage in group["memory"]) == pytest.approx(group["memory_bytes"])
+    for stage in group["memory"]:
+        assert sum(stage["by_kind"].values()) == pytest.approx(stage["total_bytes"])
+    steps = [plan["step_s"] for plan in made["plans"]]
+    assert steps == sorted(steps)
+    assert [plan["rank"] for plan in made["plans"]] == [1, 2, 3, 4, 5]
+    assert all(plan["why"] for plan in made["plans"])
+    assert best["why_not_next"]
+    assert made["counts"]["plans"] == sum(made["counts"][name] for name in ("timed", "infeasible", "slower"))
+    assert question["assumed"] == []
+
+
+def test_people_get_the_plans_and_the_best_in_full(myriarch: Command) -> None:
+    done = myriarch("plan", *SMALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("MFU", "products", "spare nodes", "least time of", "not the next"):
+        assert word in done.stdout
+    assert "有效算力" in myriarch("plan", *SMALL, "--lang", "zh").stdout
+
+
+def test_what_was_not_said_is_assumed_aloud(myriarch: Command) -> None:
+    made = answer(myriarch("plan", "--model", "llama-3.1-8b", "--fleet", "h100-sxm:64", "--json"))
+    assert made["question"]["tokens"] == pytest.approx(20 * made["question"]["active_parameters"], rel=0.01)
+    assert len(made["question"]["assumed"]) == 2
+
+
+def test_unlike_pools_of_a_file_share_the_batch(myriarch: Command) -> None:
+    model, fleet = str(EXAMPLES / "model.yaml"), str(EXAMPLES / "fleet.yaml")
+    made = answer(myriarch("plan", "--model", model, "--fleet", fleet, "--batch", "2048", "--json"))
+    both = next(plan for plan in made["plans"] if len(plan["groups"]) == 2)
+    assert sum(group["sequences"] for group in both["groups"]) == 2048
+    assert both["averaging"]["alternative"]
+    assert both["carbon_kg"] > 0
+    assert [paid["currency"] for paid in both["money"]] == ["CNY"]
+    cheap = answer(
+        myriarch("plan", "--model", model, "--fleet", fleet, "--batch", "2048", "--objective", "cost", "--json")
+    )
+    spent = [plan["money"][0]["amount"] for plan in cheap["plans"]]
+    assert spent == sorted(spent)
+    assert spent[0] <= min(plan["money"][0]["amount"] for plan in made["plans"])
+
+
+def test_how_many_devices_a_deadline_takes(myriarch: Command) -> None:
+    words = ("--model", "llama-3.1-8b", "--tokens", "1T", "--batch", "1024", "--deadline", "7d", "--json")
+    made = answer(myriarch("plan", "--fleet", "h100-sxm", *words))
+    best = made["plans"][0]
+    assert best["meets"]
+    assert best["days"] <= 7
+    # No fewer do: a fleet one device smaller misses it.
+    fewer = answer(myriarch("plan", "--fleet", f"h100-sxm:{best['devices'] // 2 // 8 * 8}", *words), code=3)
+    assert not fewer["plans"][0]["meets"]
+
+
+def test_an_impossible_deadline_gets_the_best_there_is(myriarch: Command) -> None:
+    made = answer(myriarch("plan", *SMALL, "--deadline", "1h", "--json"), code=3)
+    usual = answer(myriarch("plan", *SMALL, "--json"))
+    assert "0.0417 days" in made["target_missed"]
+    assert made["plans"][0]["step_s"] == pytest.approx(usual["plans"][0]["step_s"])
+
+
+def test_a_model_that_fits_nowhere_gets_the_nearest_miss(myriarch: Command) -> None:
+    made = answer(myriarch("plan", "--model", "llama-3.1-405b", "--fleet", "h100-sxm:8", "--json"), code=1)
+    assert made["plans"] == []
+    miss = made["miss"]
+    assert miss["excess_bytes"] > 0
+    assert miss["devices_needed"] > 8
+    assert str(miss["devices_needed"]) in miss["text"]
+    enough = answer(
+        myriarch("plan", "--model", "llama-3.1-405b", "--fleet", f"h100-sxm:{miss['devices_needed']}", "--json")
+    )
+    assert enough["plans"]
+
+
+def test_doubtful_chips_are_labelled(myriarch: Command) -> None:
+    made = answer(myriarch("plan", "--model", "llama-3.1-8b", "--fleet", "h800-sxm:64", "--json"))
+    assert any("h800-sxm" in doubt for doubt in made["plans"][0]["groups"][0]["doubts"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--fleet", "h100-sxm:64"), "--model is missing"),
+        (("--model", "llama-3.1-8b"), "--fleet is missing"),
+        (("--model", "llama-3.1-8", "--fleet", "h100-sxm:64"), "llama-3-1-8b"),
+        (("--model", "llama-3.1-8b", "--fleet", "h100sxm:64"), "h100-sxm"),
+        (("--model", "llama-3.1-8b", "--fleet", "h100-sxm"), "not how many"),
+        ((*SMALL, "--tokens", "many"), "--tokens: `many`"),
+        ((*SMALL, "--deadline", "30"), "--deadline: `30`"),
+        ((*SMALL, "--objective", "tiem"), "time"),
+        ((*SMALL, "--precision", "bf61"), "bf16"),
+        ((*SMALL, "--software", "megatron-cor"), "megatron-core"),
+        ((*SMALL, "--fix", "pt=8"), "pt"),
+        ((*SMALL, "--fix", "tp=x"), "tp=NUMBER"),
+        ((*SMALL, "--top", "0"), "--top"),
+        ((*SMALL, "--budget", "1M USD"), "needs prices"),
+        ((*SMALL, "--batch", "1.5"), "whole number"),
+        ((*SMALL, "--emit", "pytorch"), "--emit: `pytorch`"),
+        (("--compute-optimal",), "--flops"),
+        (("--compute-optimal", "--flops", "1e22", "--law", "chinchila"), "chinchila"),
+    ],
+)
+def test_a_wrong_question_is_explained(myriarch: Command, words: tuple[str, ...], said: str) -> None:
+    done = myriarch("plan", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_fixed_axes_are_kept(myriarch: Command) -> None:
+    made = answer(myriarch("plan", *SMALL, "--fix", "tp=4", "--fix", "pp=1,2", "--fix", "zero_stage=1", "--json"))
+    layouts = [plan["groups"][0]["layout"] for plan in made["plans"]]
+    assert {layout["tp"] for layout in layouts} == {4}
+    assert {layout["pp"] for layout in layouts} <= {1, 2}
+
+
+def test_the_best_plan_in_a_framework_s_words(myriarch: Command) -> None:
+    done = myriarch("plan", *SMALL, "--emit", "megatron-lm")
+    assert done.returncode == 0
+    assert "--tensor-model-parallel-size" in done.stdout
+    assert "--global-batch-size 512" in done.stdout
+    done = myriarch("plan", *SMALL, "--emit", "torchtitan", "--json")
+    assert json.loads(done.stdout)["framework"] == "torchtitan"
+
+
+def test_what_to_train_with_a_budget(myriarch: Command) -> None:
+    done = myriarch("plan", "--compute-optimal", "--flops", "5.76e23", "--json")
+    made = json.loads(done.stdout)
+    jsonschema.validate(made, document("optimal"))
+    assert made["optimum"]["parameters"] == pytest.approx(72e9, rel=0.02)
+    assert made["plan"] is None
+    assert {each["law"] for each in made["compared"]} >= {"kaplan", "chinchilla-1", "chinchilla-2", "chinchilla-3"}
+
+
+def test_a_fleet_s_time_is_filled(myriarch: Command) -> None:
+    words = ("--fleet", "h100-sxm:64", "--deadline", "30d", "--batch", "512", "--json")
+    made = json.loads(myriarch("plan", "--compute-optimal", *words).stdout)
+    assert 27 < made["plan"]["plans"][0]["days"] <= 30
+    assert made["plan"]["question"]["tokens"] == pytest.approx(made["optimum"]["tokens"], rel=1e-5)
+
+
+def test_walls_have_rows_remedies_and_a_picture(myriarch: Command, tmp_path: Path) -> None:
+    picture = tmp_path / "walls.svg"
+    done = myriarch(
+        "walls", "--model", "llama-3.1-8b", "--chip", "h100-sxm", "--from", "64", "--to", "256", "--points", "2",
+        "--power", "100kW", "--svg", str(picture), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    jsonschema.validate(made, document("walls"))
+    first, last = made["rows"][0], made["rows"][-1]
+    assert (first["devices"], last["devices"]) == (64, 256)
+    assert last["energy"]["powered"] < first["energy"]["powered"]
+    assert last["binds"] == "energy"
+    assert picture.read_text("utf-8").startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--chip", "h100"), "h100-sxm"),
+        (("--chip", "h100-sxm", "--from", "9", "--to", "8"), "--from"),
+        (("--chip", "h100-sxm", "--power", "30"), "--power"),
+        (("--chip", "h100-sxm", "--pue", "0.9"), "--pue"),
+        (("--chip", "h100-sxm", "--points", "1"), "--points"),
+    ],
+)
+def test_wrong_walls_are_explained(myriarch: Command, words: tuple[str, ...], said: str) -> None:
+    done = myriarch("walls", "--model", "llama-3.1-8b", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr

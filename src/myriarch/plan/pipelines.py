@@ -163,7 +163,9 @@ def _between(values: Array) -> Array:
 def stages_step_s(stage_s: Array, *, micro_batches: float, send_s: Array) -> float:
     """Seconds of 1F1B over given stages, each with its seconds for one micro-batch, and sends between neighbours.
 
-    The formula of this module for cuts that somebody else made: published runs, a running job.
+    The formula of this module for cuts that somebody else made: published runs, a running job. `send_s` is what of a
+    send is not hidden: both ends are busy with it, forward and backward.
     """
-    slowest = float(np.max(np.concatenate([stage_s, send_s])))
+    edges = np.concatenate([[0.0], send_s, [0.0]])
+    slowest = float(np.max(stage_s + edges[:-1] + edges[1:]))
     return float(np.sum(stage_s) + 2.0 * np.sum(send_s) + (micro_batches - 1.0) * slowest)

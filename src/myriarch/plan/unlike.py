@@ -397,6 +397,8 @@ def _reasons(
             f"{found.averaging.label}: {crossing.size_bytes / 1e9:.3g} GB over {crossing.bottleneck} take "
             f"{crossing.seconds:.3g} s an exchange, {choices[0].exposed_s:.3g} s of a step"
         )
+        if found.averaging.mode != "every_step":
+            yield "the trainer averages every step so far: this plan needs a training loop that does otherwise"
         for other in choices[1:2]:
             yield (
                 f"next best averaging: {other.averaging.label}, {other.step_s:.4g} s a step, judged "

@@ -200,6 +200,34 @@ def _sides(task: _Task, machine: Machine, rows: Array, *, stages: Array) -> _Sid
     )
 
 
+def stage_terms(
+    decoder: Decoder,
+    machine: Machine,
+    *,
+    tp: int,
+    dp: int,
+    layers: int,
+    micro_batch: int,
+    sequence: int,
+    software: Software,
+    parameters: Parameters,
+    recompute: float = 0.0,
+) -> tuple[float, float, float]:
+    """Of a stage in one setting: seconds of the mean layer and of head and loss for one micro-batch, and of what ends
+    the step. Not multiplied by the waiting for the slowest device."""
+    task = _Task(
+        decoder=decoder,
+        batch=dp * micro_batch,
+        sequence=sequence,
+        software=software,
+        parameters=parameters,
+        narrow_share=0.0,
+    )
+    rows = np.array([[tp, dp, micro_batch, 1.0, recompute, 0.0]])
+    sides = _sides(task, machine, rows, stages=np.array([float(layers)]))
+    return float(sides.layer_s[0].mean()), float(sides.back_end_s[0]), float(sides.fixed_s[0, 0])
+
+
 def _worthwhile(task: _Task, machine: Machine, *, devices: int, replicas: tuple[int, ...]) -> _Sides:
     """The settings of a pool that no other beats."""
     rows = _settings(task, machine, devices=devices, replicas=replicas)

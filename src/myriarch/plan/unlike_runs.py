@@ -1,0 +1,90 @@
+"""A run over unlike devices as somebody else laid it out: pipelines of given stages, each of one kind of device.
+
+For published and running jobs, whose cuts and shares are not ours to choose. Every pipeline is a replica with as many
+micro-batches as the others; they add their gradients up stage by stage, and the slowest sets the pace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from myriarch.cost.decoder import Decoder
+from myriarch.cost.network import Network
+from myriarch.cost.parameters import Parameters
+from myriarch.cost.split import Machine, Software
+from myriarch.errors import SpecError
+from myriarch.plan.pipelines import stages_step_s
+from myriarch.plan.unlike_pipelines import stage_terms
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunStage:
+    """Some layers on devices of one kind."""
+
+    machine: Machine
+    tp: int
+    layers: int
+
+
+def run_step_s(
+    decoder: Decoder,
+    pipelines: Sequence[Sequence[RunStage]],
+    *,
+    batch: int,
+    micro_batch: int,
+    sequence: int,
+    software: Software,
+    parameters: Parameters,
+    recompute: float = 0.0,
+) -> float:
+    """Seconds of one step. Raises SpecError when stages do not hold the model or micro-batches do not fill the batch.
+
+    batch, micro_batch: sequences; sequence: tokens. Embedding and head are in the first and the last stage and count as
+    no layer.
+    """
+    for stages in pipelines:
+        held = sum(stage.layers for stage in stages)
+        if held != int(decoder.layers):
+            raise SpecError(f"stages of {held} layers do not hold the model's {int(decoder.layers)}")
+    count, rest = divmod(batch, len(pipelines) * micro_batch)
+    if rest or not count:
+        raise SpecError(f"{batch} sequences are not whole micro-batches of {micro_batch} on {len(pipelines)} pipelines")
+    slowest_s = 0.0
+    for stages in pipelines:
+        times, ends = [], []
+        for index, stage in enumerate(stages):
+            layer_s, head_s, fixed_s = stage_terms(
+                decoder,
+                stage.machine,
+                tp=stage.tp,
+                dp=len(pipelines),
+                layers=stage.layers,
+                micro_batch=micro_batch,
+                sequence=sequence,
+                software=software,
+                parameters=parameters,
+                recompute=recompute,
+            )
+            times.append(stage.layers * layer_s + (head_s if index == len(stages) - 1 else 0.0))
+            ends.append(fixed_s)
+        size = 2.0 * micro_batch * sequence * float(decoder.width)
+        shown = 1.0 - float(software.pp_overlap) * parameters.overlap_reach
+        sends = [
+            shown * max(_send_s(one, size, parameters), _send_s(two, size, parameters))
+            for one, two in itertools.pairwise(stages)
+        ]
+        own_s = stages_step_s(np.array(times), micro_batches=float(count), send_s=np.array(sends))
+        slowest_s = max(slowest_s, own_s + max(ends))
+    devices = sum(stage.tp for stages in pipelines for stage in stages)
+    return slowest_s * (1.0 + parameters.jitter * max(math.log2(devices / 8.0), 0.0)) + parameters.step_s
+
+
+def _send_s(stage: RunStage, size_bytes: float, parameters: Parameters) -> float:
+    """Out of one stage, each of its devices its own part, over the network between nodes."""
+    network = Network.of(stage.machine, parameters)
+    return float(network.send_s(size_bytes / stage.tp, stride=float(network.domain_devices)))

@@ -65,6 +65,7 @@ class Decoder:
             gated=float(model.is_gated),
             vocabulary=float(model.vocabulary),
             tied=float(model.tied_embeddings),
+            unfused_activation=float(model.is_gated and model.biases == "all"),
             **_mixture(model.mixture),
             **_latent(model.latent),
             **_window(model.window),

@@ -55,7 +55,7 @@ def run_step_s(
     if rest or not count:
         raise SpecError(f"{batch} sequences are not whole micro-batches of {micro_batch} on {len(pipelines)} pipelines")
     slowest_s = 0.0
-    for stages in pipelines:
+    for stages in dict.fromkeys(tuple(each) for each in pipelines):
         times, ends = [], []
         for index, stage in enumerate(stages):
             layer_s, head_s, fixed_s = stage_terms(

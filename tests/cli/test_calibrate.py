@@ -20,7 +20,7 @@ from myriarch.cli.calibrate_table import table
 from myriarch.cli.schema import document
 from myriarch.cost.profiled import machine_from
 from myriarch.errors import EnvironmentFault
-from myriarch.spec.profile import parse_profile
+from myriarch.spec.profile import Device, Profile, parse_profile
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -45,6 +45,18 @@ def test_a_profile_of_this_machine(myriarch: Command, tmp_path: Path) -> None:
     assert found.origin("matmul_flops_per_s").source == "measured"
     assert [path.name for path in tmp_path.iterdir()] == ["here.yaml"]
     assert any("GFLOP/s" in line or "TFLOP/s" in line for line in table(profile))
+
+
+@pytest.mark.processes
+def test_all_reduces_of_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with two devices; here both are its CPU."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    device = Device(name="cpu", kind="cpu", count=2)
+    profile = Profile(format="myriarch.profile/1", date="2026-03-01", device=device)
+    rows, left_out = calibrate._collectives(profile, 0.2)
+    assert left_out == ()
+    assert [row.size_bytes for row in rows] == sorted({row.size_bytes for row in rows})
+    assert all((row.devices, row.backend) == (2, "gloo") and row.rate_bytes_per_s > 0 for row in rows)
 
 
 @pytest.mark.processes

@@ -207,6 +207,20 @@ def test_recomputing_more_is_slower(decoder: Decoder, split: Split, name: str) -
     )
 
 
+def test_zero_2_scatters_gradients_in_every_micro_batch() -> None:
+    """It holds no whole gradient (Rajbhandari et al., SC'20, section 5.2), so it cannot wait for the last one."""
+    once = dataclasses.replace(SPLIT, pp=1.0, dp=16.0, batch=16.0, zero_stage=1.0)
+    often = dataclasses.replace(once, batch=128.0)
+    software = LEVELS["megatron-2021"]
+    gap = [
+        seconds(split=dataclasses.replace(split, zero_stage=2.0), software=software)
+        - seconds(split=split, software=software)
+        for split in (once, often)
+    ]
+    assert gap[0] == 0.0
+    assert gap[1] > 0.0
+
+
 def test_more_heads_of_the_same_width_are_slower() -> None:
     """BLOOM's prequel, 78 layers x 13,824: 128 heads of 108 instead of 64 of 216 raised 103.5 s to 147.4 s."""
     few = dataclasses.replace(GPT3, width=13824.0, heads=64.0, kv_heads=64.0, head_width=216.0)

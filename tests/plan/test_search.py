@@ -25,9 +25,11 @@ from myriarch.cost.split import Machine, Split
 from myriarch.cost.step import StepTime, step_time
 from myriarch.cost.table import Table
 from myriarch.errors import SpecError
+from myriarch.plan.miss import leanest
 from myriarch.plan.objective import DeviceSeconds, Joules, Objective, StepSeconds
 from myriarch.plan.search import ANY, FASTEST, Distinct, Found, search
-from myriarch.plan.space import Space
+from myriarch.plan.space import Mesh, Space
+from myriarch.plan.tables import Question
 from myriarch.spec.catalogue import lookup
 
 CONSTANTS = CALIBRATED["all"]
@@ -457,3 +459,47 @@ def test_machines_of_two_kinds_are_refused() -> None:
             software=SOFTWARE,
             parameters=CONSTANTS,
         )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_leanest_plan_of_a_mesh_needs_the_least(name: str) -> None:
+    """With memory for everything, the smallest of a mesh's plans by brute force."""
+    case = dataclasses.replace(CASES[name], memory_bytes=1e15)
+    brute = brute_force(case)
+    needed = np.broadcast_to(
+        memory(case.decoder, split=brute.split, software=SOFTWARE).device_bytes, brute.step_s.shape
+    )
+    axes = np.stack([np.asarray(getattr(brute.split, axis)) for axis in NAMES[:6]], axis=1)
+    least: dict[Mesh, float] = {}
+    for sizes, size_bytes in zip(axes.astype(int).tolist(), needed.tolist(), strict=True):
+        tp, cp, pp, dp, ep, expert_tp = sizes
+        mesh = Mesh(tp, cp, pp, dp, ep, expert_tp)
+        least[mesh] = min(least.get(mesh, math.inf), size_bytes)
+    question = Question(
+        decoder=case.decoder,
+        machines=case.machines,
+        batch=case.batch,
+        sequence=case.sequence,
+        software=SOFTWARE,
+        parameters=CONSTANTS,
+        offloaded=OFFLOADING.offloaded[1],
+    )
+    assert leanest(question, OFFLOADING, tuple(least)).bytes.tolist() == pytest.approx(list(least.values()), rel=1e-12)
+
+
+def test_values_that_are_given_are_the_only_ones_tried() -> None:
+    given_space = Space(tp=(4,), pp=(8, 16), micro_batch=(2,), virtual=(1,), zero_bubble=(False,), zero_stage=(1,))
+    found = gpt3(space=given_space)
+    assert found.plans
+    for plan in found.plans:
+        split = plan.split
+        assert (split.tp, split.micro_batch, split.virtual, split.zero_bubble) == (4, 2, 1, 0)
+        assert split.pp in (8, 16)
+        assert split.zero_stage in (0, 1)
+
+
+def test_what_the_rules_forbid_is_counted() -> None:
+    found = gpt3(space=Space(tp=(5,)))
+    assert not found.plans
+    assert found.forbidden == {"tp does not divide heads or MLP": 1}
+    assert gpt3(batch=48, space=Space(micro_batch=(5,))).forbidden["no micro-batch divides a replica's batch"] > 0

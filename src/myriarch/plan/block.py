@@ -8,6 +8,7 @@ seconds by cell, states by sharding, activations by schedule and cell; only sums
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,19 @@ from myriarch.cost.offload import fits_host
 from myriarch.cost.split import Split
 from myriarch.cost.step import compose, least_seconds
 from myriarch.plan.space import Mesh, Space
-from myriarch.plan.tables import Question, Tables
+from myriarch.plan.tables import COLUMNS, Question, Tables
 
 Mask = npt.NDArray[np.bool_]
+BY_CELL: Final = (
+    "micro_batch",
+    "recompute",
+    "selective",
+    "offload_activations",
+    "sequence_parallel",
+    "narrow_share",
+    "narrow_bytes",
+)
+"""Fields of a split that differ between cells."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,14 +68,12 @@ class Block:
             own = np.asarray(values, dtype=np.float64).reshape([-1 if each == axis else 1 for each in range(4)])
             return np.broadcast_to(own, shape).ravel()
 
-        own = tables.index[mesh.layer_axes]
         rows = [tables.micro_batches[size] for size in sizes]
         columns = parallel.astype(np.intp)
 
-        def looked_up(values: Array) -> Array:
-            picked = values[own][rows][:, :, columns]
-            return np.tensordot(weights, picked, axes=(1, 1)).transpose(1, 0, 2, 3).ravel()
-
+        picked = tables.values[tables.index[mesh.layer_axes]][:, rows][:, :, :, columns]
+        looked_up = np.tensordot(weights, picked, axes=(1, 2)).transpose(1, 2, 0, 3, 4).reshape(len(COLUMNS), -1)
+        own = dict(zip(COLUMNS, looked_up, strict=True))
         micro_batch = cells(sizes, 0)
         micro_batches = question.batch / (mesh.dp * micro_batch)
         virtual, zero_bubble = np.array(space.schedules(most, mesh.pp), dtype=np.float64).T[:, :, None]
@@ -92,20 +101,20 @@ class Block:
             narrow_share=cells(share, 3),
             narrow_bytes=cells(narrow_bytes, 3),
         )
-        compute_s = layers * looked_up(tables.layer_compute_s) + looked_up(tables.head_compute_s)
+        compute_s = layers * own["layer_compute_s"] + own["head_compute_s"]
         return cls(
             question=question,
             mesh=mesh,
             split=split,
             precision=cells(np.arange(len(share)), 3).astype(np.intp),
             allowed=(virtual == 1) | (micro_batches % mesh.pp == 0),
-            layer_s=looked_up(tables.layer_s),
-            head_s=looked_up(tables.head_s),
+            layer_s=own["layer_s"],
+            head_s=own["head_s"],
             busy_s=micro_batches * compute_s / mesh.pp,
             footprint=Footprint(
-                kept_bytes=looked_up(tables.kept_bytes),
-                again_bytes=looked_up(tables.again_bytes),
-                offloaded_bytes=looked_up(tables.offloaded_bytes),
+                kept_bytes=own["kept_bytes"],
+                again_bytes=own["again_bytes"],
+                offloaded_bytes=own["offloaded_bytes"],
             ),
         )
 
@@ -141,16 +150,15 @@ class Block:
 
     def only(self, cells: Mask) -> Block:
         """The plans of these cells."""
-
-        own = cells.shape
+        if cells.all():
+            return self
 
         def kept(values: Array) -> Array:
             return values[cells]
 
-        names = [field.name for field in dataclasses.fields(Split) if np.shape(getattr(self.split, field.name)) == own]
         return dataclasses.replace(
             self,
-            split=dataclasses.replace(self.split, **{name: kept(getattr(self.split, name)) for name in names}),
+            split=dataclasses.replace(self.split, **{name: kept(getattr(self.split, name)) for name in BY_CELL}),
             precision=self.precision[cells],
             allowed=self.allowed[:, cells],
             layer_s=kept(self.layer_s),

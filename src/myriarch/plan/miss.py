@@ -66,8 +66,8 @@ class Leanest:
 
 def leanest(question: Question, space: Space, meshes: Sequence[Mesh]) -> Leanest:
     """All meshes at once. Axes: mesh, what is kept, offloaded share of the optimizer's states, precision."""
-    axes = np.array([dataclasses.astuple(mesh) for mesh in meshes], dtype=np.float64).T[:, :, None, None, None]
-    tp, cp, pp, dp, ep, expert_tp = axes
+    sizes = [(mesh.tp, mesh.cp, mesh.pp, mesh.dp, mesh.ep, mesh.expert_tp) for mesh in meshes]
+    tp, cp, pp, dp, ep, expert_tp = np.array(sizes, dtype=np.float64).T[:, :, None, None, None]
     chosen = [_chosen(question, space, mesh) for mesh in meshes]
     micro_batch, virtual, zero_stage, parallel = np.array([each.axes for each in chosen]).T[:, :, None, None, None]
     full, selective, offloaded = np.array([each.kept for each in chosen]).transpose(2, 0, 1)[..., None, None]

@@ -138,7 +138,6 @@ def search(
     meshes, forbidden = space.meshes(
         decoder, devices=devices, whole=whole, domain=domain, batch=batch, sequence=sequence
     )
-    meshes = tuple(mesh for mesh in meshes if space.micro_batches(batch, mesh.dp))
     run = _Run(question=question, space=space, objective=objective, top=top, distinct=distinct, census=census)
     run.visit(meshes)
     plans = _ranked([run.plan(entry) for entry in run.best])
@@ -216,23 +215,24 @@ class _Run:
         own = np.array([tables.index[mesh.layer_axes] for mesh in meshes])
         tp, cp, pp, dp = np.array([(mesh.tp, mesh.cp, mesh.pp, mesh.dp) for mesh in meshes], dtype=np.float64).T
 
-        def least(values: Array) -> Array:
-            fastest: Array = values.min(axis=(2, 3, 4))[own].T
+        def least(name: str) -> Array:
+            fastest: Array = tables.least(name)[own].T
             return fastest
 
         micro_batch = np.array(sizes, dtype=np.float64)[:, None]
         split = Split(
             tp=tp, cp=cp, pp=pp, dp=dp, batch=question.batch, micro_batch=micro_batch, sequence=question.sequence
         )
-        layer_s, head_s = least(tables.layer_s), least(tables.head_s)
-        compute_s = question.decoder.layers * least(tables.layer_compute_s) + least(tables.head_compute_s)
+        layer_s, head_s = least("layer_s"), least("head_s")
+        compute_s = question.decoder.layers * least("layer_compute_s") + least("head_compute_s")
         scores = self._objective.score(
             least_seconds(question.setting(split), layer_s=layer_s, head_s=head_s),
             busy_s=split.micro_batches * compute_s / pp,
             devices=split.devices,
         )
-        cut = [[size in self.space.micro_batches(question.batch, mesh.dp) for mesh in meshes] for size in sizes]
-        bounds: Array = np.where(cut, scores, np.inf).min(axis=0)
+        own_batch, which = np.unique(dp, return_inverse=True)
+        cut = [[size in self.space.micro_batches(question.batch, int(each)) for each in own_batch] for size in sizes]
+        bounds: Array = np.where(np.array(cut)[:, which], scores, np.inf).min(axis=0)
         return bounds
 
     def _visit(self, block: Block) -> None:
@@ -323,10 +323,9 @@ def plans_of(question: Question, space: Space, mesh: Mesh) -> int:
     """How many plans a mesh has, without making them."""
     most = -(-int(question.decoder.layers) // mesh.pp)
     schedules = space.schedules(most, mesh.pp)
+    sizes = space.micro_batches(question.batch, mesh.dp)
+    rounds = sum((question.batch // mesh.dp // size) % mesh.pp == 0 for size in sizes)
     plain = sum(virtual == 1 for virtual, _ in schedules)
-    runs = sum(
-        len(schedules) if question.batch // (mesh.dp * size) % mesh.pp == 0 else plain
-        for size in space.micro_batches(question.batch, mesh.dp)
-    )
+    runs = len(sizes) * plain + rounds * (len(schedules) - plain)
     cells = len(space.kept(most)) * len(space.parallel(mesh.tp)) * len(question.precisions)
     return runs * cells * len(space.shardings(mesh, experts=bool(question.decoder.experts)))

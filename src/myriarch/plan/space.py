@@ -152,6 +152,8 @@ class Space:
                             rejected["axes do not multiply to the devices"] += 1
                         elif batch % dp:
                             rejected["dp does not divide the batch"] += 1
+                        elif not self.micro_batches(batch, dp):
+                            rejected["no micro-batch divides a replica's batch"] += 1
                         else:
                             found += self._with_experts(d, tp, cp, pp, dp, rejected)
         return tuple(found), dict(rejected)
@@ -208,8 +210,9 @@ class Space:
         Stages 1 and 2 shard over all replicas: what they exchange does not depend on the group, and the larger it is,
         the less each device holds and updates, so a smaller group is never faster, nor does it need less memory.
         """
-        groups = _shardings(self.zero_stage, self.shard, mesh.replicas, experts and mesh.shares_experts)
-        return tuple((stage, shard, share) for stage, shard in groups for share in self.offloaded[0])
+        return _shardings(
+            self.zero_stage, self.shard, mesh.replicas, experts and mesh.shares_experts, self.offloaded[0]
+        )
 
     def parallel(self, tp: int) -> tuple[bool, ...]:
         """Values of sequence parallelism."""
@@ -278,12 +281,12 @@ def _recomputed(given: Values, layers: int) -> tuple[tuple[float, float], ...]:
 
 @cache
 def _shardings(
-    stages: tuple[int, ...], given: Values, replicas: int, experts_replicated: bool
-) -> tuple[tuple[int, int], ...]:
+    stages: tuple[int, ...], given: Values, replicas: int, experts_replicated: bool, offloaded: tuple[float, ...]
+) -> tuple[tuple[int, int, float], ...]:
     if replicas == 1 and not experts_replicated:
-        return ((0, 0),)  # nothing to shard over: all stages are the same
+        return tuple((0, 0, share) for share in offloaded)  # nothing to shard over: all stages are the same
     sizes = divisors(replicas) if given is None else given
     found: list[tuple[int, int]] = [(stage, 0) for stage in stages]
     if 3 in stages:
         found += [(3, size) for size in sizes if 1 < size < replicas and replicas % size == 0]
-    return tuple(found)
+    return tuple((stage, size, share) for stage, size in found for share in offloaded)

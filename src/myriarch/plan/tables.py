@@ -28,6 +28,17 @@ from myriarch.errors import SpecError
 
 NARROW_BYTES: Final[dict[str, float]] = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp4": 0.5}
 """Of a value in the products' precision; two means that they are not narrow."""
+COLUMNS: Final = (
+    "layer_s",
+    "layer_compute_s",
+    "head_s",
+    "head_compute_s",
+    "kept_bytes",
+    "again_bytes",
+    "offloaded_bytes",
+)
+"""Of the mean layer and of the head: all seconds, and those in which the device computes (neither communication nor
+waiting for the host). Of a layer: `cost.memory.Footprint`."""
 RECOMPUTED: Final = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0))
 """(share in full, selectively) of the tables' entries, for each offloaded share."""
 
@@ -101,20 +112,19 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Arrays of shape (layer axes, micro-batch, recomputation, sequence parallelism, precision)."""
+    """What one micro-batch costs, by column."""
 
     index: Mapping[tuple[int, int, int, int], int]
     """Of (tp, cp, ep, expert_tp) on the first axis."""
     micro_batches: Mapping[int, int]
     """Of a micro-batch on the second."""
-    layer_s: Array
-    layer_compute_s: Array
-    """Of it, in which the device computes: neither communication nor waiting for the host."""
-    head_s: Array
-    head_compute_s: Array
-    kept_bytes: Array
-    again_bytes: Array
-    offloaded_bytes: Array
+    values: Array
+    """Shape (layer axes, column, micro-batch, recomputation, sequence parallelism, precision); columns as `COLUMNS`."""
+
+    def least(self, name: str) -> Array:
+        """(layer axes, micro-batch) A column's least over the rest."""
+        least: Array = self.values[:, COLUMNS.index(name)].min(axis=(2, 3, 4))
+        return least
 
     @classmethod
     def of(
@@ -144,19 +154,18 @@ class Tables:
         machine = dataclasses.replace(question.machine, narrow_flops_per_s=rates)
         table = Table.of(question.setting(split, machine))
         footprint = Footprint.of(question.decoder, split=split, software=question.software)
+        columns: dict[str, Array] = {
+            "layer_s": table.layer_s,
+            "layer_compute_s": table.layer.compute_s + table.again.compute_s,
+            "head_s": table.head_s,
+            "head_compute_s": table.head.compute_s,
+            "kept_bytes": footprint.kept_bytes,
+            "again_bytes": footprint.again_bytes,
+            "offloaded_bytes": footprint.offloaded_bytes,
+        }
         shape = (len(layer_axes), len(micro_batches), len(entries), 2, len(share))
-
-        def column(values: Array) -> Array:
-            return np.ascontiguousarray(np.broadcast_to(values, shape))
-
         return cls(
             index={axes: position for position, axes in enumerate(layer_axes)},
             micro_batches={size: position for position, size in enumerate(micro_batches)},
-            layer_s=column(table.layer_s),
-            layer_compute_s=column(table.layer.compute_s + table.again.compute_s),
-            head_s=column(table.head_s),
-            head_compute_s=column(table.head.compute_s),
-            kept_bytes=column(footprint.kept_bytes),
-            again_bytes=column(footprint.again_bytes),
-            offloaded_bytes=column(footprint.offloaded_bytes),
+            values=np.stack([np.broadcast_to(columns[name], shape) for name in COLUMNS], axis=1),
         )

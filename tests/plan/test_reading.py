@@ -87,6 +87,8 @@ def test_a_framework_by_its_words(row: dict[str, Any], source: dict[str, Any], e
 def test_years_of_versions_and_flash_attention_taken_in() -> None:
     found = software({"src": "torchtitan_2412"}, {}, "fsdp-compiled", H100)
     assert found.year == pytest.approx(2024 + 11 / 12)
+    of_a_round = software({"where": "mlperf v5.1 closed"}, {}, "nemo", H100)
+    assert of_a_round.year == pytest.approx(2025.9)
     plain = software({}, {}, "megatron-deepspeed", H100)
     flash = software({"framework": "Megatron-DeepSpeed with flash attention 2"}, {}, "megatron-deepspeed", H100)
     assert (plain.flash_attention, flash.flash_attention) == (0.0, 1.0)

@@ -39,6 +39,8 @@ FLASH_YEAR: Final = 2020.5
 
 VERSION: Final = re.compile(r"(?<!\d)(?:20)?(2[3-9])[-.]?(0[1-9]|1[0-2])(?!\d)")
 """`26.04`, `2502`, `202412`, `2025-06`: a version that is a year and a month."""
+ROUND: Final = re.compile(r"(?:mlperf|training_results)\S*?[ _]?v?(\d)\.(\d)")
+"""`training_results_v5.1`: a round of MLPerf Training; those of a year end in June (.0) and November (.1)."""
 YEAR: Final = re.compile(r"(?<![\d.])(20[12]\d)(?!\d)|(?:'|NSDI|SOSP|ATC|OSDI|SC|MLSys|ICML) ?'?(\d\d)\b")
 
 
@@ -88,6 +90,9 @@ def _version(row: Mapping[str, Any], source: Mapping[str, Any], name: str) -> fl
     if LEVELS[name].year < 2024 and name != "fsdp-2023":
         return None
     for text in (str(row.get("where", "")), str(row.get("src", "")), str(source.get("repo", ""))):
+        round_ = ROUND.search(text.lower())
+        if round_:
+            return 2020.4 + int(round_[1]) + int(round_[2]) / 2.0
         found = VERSION.search(text)
         if found:
             return 2000.0 + int(found[1]) + (int(found[2]) - 1) / 12.0

@@ -9,7 +9,7 @@ from myriarch.cost.split import Software, Split
 from myriarch.plan.frameworks import recomputes_half
 from myriarch.spec.fleet import Chip
 
-NARROW: Final[tuple[tuple[str, str, float], ...]] = (("fp4", "fp4", 0.5), ("fp8", "fp8", 1.0))
+NARROW: Final[tuple[tuple[str, str, float], ...]] = (("fp4", "fp4", 0.5), ("fp8", "fp8", 1.0), ("int8", "int8", 1.0))
 """Words for a precision, its name, bytes of a value."""
 ASSUMED_MICRO_BATCHES: Final = 8
 """Of each replica, where a row prints a rate and no batch."""
@@ -24,7 +24,7 @@ class Lacking(Exception):
 
 
 def precision_of(row: Mapping[str, Any]) -> str:
-    """`bf16` for all of 16 and 32 bits, `fp8`, `fp4`."""
+    """`bf16` for all of 16 and 32 bits, `fp8`, `int8`, `fp4`."""
     printed = str(row.get("prec") or "bf16").lower()
     return next((name for word, name, _ in NARROW if word in printed), "bf16")
 

@@ -253,7 +253,7 @@ def table(result: dict[str, Any]) -> str:
     peers = {peer["case"]: peer for peer in result["peers"]}
     lines = [
         result["machine"],
-        f"{'case':18}{'seconds':>9}{'CPU-s':>8}{'answer':>9}{'plans':>12}{'plans/s':>12}   Calculon, measured elsewhere",
+        f"{'case':18}{'seconds':>9}{'CPU-s':>8}{'answer':>8}{'plans':>11}{'plans/s':>11}  Calculon, measured elsewhere",
     ]
     for name, case in result["cases"].items():
         peer = peers.get(name)
@@ -262,9 +262,10 @@ def table(result: dict[str, Any]) -> str:
             if peer
             else "-"
         )
-        answer = f"{case['answer_s']:9.2f}" if "answer_s" in case else f"{'-':>9}"
+        answer = f"{case['answer_s']:8.2f}" if "answer_s" in case else f"{'-':>8}"
         lines.append(
-            f"{name:18}{case['seconds']:9.2f}{case['cpu_s']:8.2f}{answer}{case['plans']:12,}{case['plans_per_s']:12,.0f}   {beside}"
+            f"{name:18}{case['seconds']:9.2f}{case['cpu_s']:8.2f}{answer}"
+            f"{case['plans']:11,}{case['plans_per_s']:11,.0f}  {beside}"
         )
     return "\n".join(lines)
 

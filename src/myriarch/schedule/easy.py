@@ -1,0 +1,126 @@
+"""EASY backfilling (Lifka, JSSPP'95; Mu'alem and Feitelson, IEEE TPDS 12(6), 2001).
+
+Devices are held for the first job in the queue only, from the earliest instant at which it fits by the estimates of what
+runs. Any other job may start at once when it fits and does not delay that instant: it is over by then, or uses what the
+hold leaves. With `backfill=SHORTEST` those others are tried by their estimates (SJBF: Tsafrir, Etsion and Feitelson,
+IEEE TPDS 18(6), 2007).
+
+What a pass found impossible stays so until devices come back: time only shortens what is left before the hold. A
+submission is therefore compared with the hold alone, and the whole queue is looked at after ends only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from myriarch.schedule.decision import Decision, Start
+from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.line import Positions
+from myriarch.schedule.machine import Hold, Machine
+from myriarch.schedule.order import ARRIVAL, Order
+from myriarch.schedule.queue import Queue
+from myriarch.schedule.scheduler import refusal
+
+
+@final
+class Easy:
+    """The first in `order` is never delayed; the others start when they fit, tried in the order of `backfill`.
+
+    Invariant: `_hold` is for the first in the queue, or None when it was not needed since devices came back.
+    """
+
+    wake_s = float("inf")
+
+    def __init__(self, machine: Machine, *, order: Order = ARRIVAL, shortest_first: bool = False) -> None:
+        self.machine = machine
+        self._queue = Queue(machine, order)
+        self._shortest_first = shortest_first
+        self._hold: Hold | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._queue)
+
+    @property
+    def head(self) -> Job | None:
+        """Who is first."""
+        return self._queue.line.job(self._queue.head()) if len(self._queue) else None
+
+    @property
+    def hold(self) -> Hold | None:
+        """What is held for the first in the queue; None when nobody else waits."""
+        return self._hold
+
+    def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
+        """A job more."""
+        if refused := refusal(self.machine, job, now_s=now_s):
+            return (refused,)
+        came_back = self.machine.expire(now_s=now_s)
+        at = self._queue.append(job, now_s=now_s)
+        if came_back or self._queue.refresh(now_s=now_s) or self._queue.head() == at:
+            return self._pass(now_s)
+        hold = self._hold or self._held(now_s)
+        placement = self.machine.place(job, now_s=now_s, hold=hold)
+        return () if placement is None else (self._queue.start(at, placement, now_s=now_s, hold=hold),)
+
+    def end(self, job: JobId, *, now_s: float) -> Sequence[Decision]:
+        """A running job ended."""
+        came_back = self.machine.expire(now_s=now_s)
+        came_back |= self._queue.end(job, now_s=now_s)
+        came_back |= self._queue.refresh(now_s=now_s)
+        return self._pass(now_s) if came_back else ()
+
+    def wake(self, *, now_s: float) -> Sequence[Decision]:
+        """Nothing to do."""
+        return ()
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self._queue.check()
+        if self._hold is not None:
+            head = self.head
+            assert head is not None
+            assert self._hold.job == head.id
+            assert self._hold.spare_devices >= 0
+
+    def _held(self, now_s: float) -> Hold:
+        head = self._queue.line.job(self._queue.head())
+        self._hold = self.machine.hold(head, now_s=now_s)
+        return self._hold
+
+    def _pass(self, now_s: float) -> list[Start]:
+        starts: list[Start] = []
+        self._hold = None
+        self._queue.start_heads(starts, now_s=now_s)
+        if len(self._queue) > 1 and self.machine.free_devices:
+            self._backfill(starts, self._held(now_s), now_s)
+        return starts
+
+    def _backfill(self, starts: list[Start], hold: Hold, now_s: float) -> None:
+        line, machine = self._queue.line, self.machine
+        places = line.candidates(
+            free_devices=machine.free_devices, now_s=now_s, hold_s=hold.at_s, spare_devices=hold.spare_devices
+        )
+        if len(places) > 1:
+            places = self._ordered(places)
+        head, at = self._queue.head(), 0
+        while at < len(places):
+            place = int(places[at])
+            at += 1
+            if place == head:
+                continue
+            job = line.job(place)
+            placement = machine.place(job, now_s=now_s, hold=hold)
+            if placement is not None:
+                starts.append(self._queue.start(place, placement, now_s=now_s, hold=hold))
+                if not machine.free_devices:
+                    return
+            elif machine.place(job, now_s=now_s) is None:
+                places, at = line.without(places[at:], shape=machine.shape(job)), 0
+
+    def _ordered(self, places: Positions) -> Positions:
+        if self._shortest_first:
+            return self._queue.line.by_estimate(places)
+        return places if self._queue.order.by_arrival else self._queue.line.in_order(places)

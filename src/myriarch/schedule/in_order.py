@@ -1,0 +1,64 @@
+"""Strictly in order: nobody starts before who is ahead. By arrival it is first come first served; by estimate, SJF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from myriarch.schedule.decision import Decision, Start
+from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.machine import Machine
+from myriarch.schedule.order import ARRIVAL, Order
+from myriarch.schedule.queue import Queue
+from myriarch.schedule.scheduler import refusal
+
+
+@final
+class InOrder:
+    """The first in the queue starts as soon as it fits; until then all others wait."""
+
+    wake_s = float("inf")
+
+    def __init__(self, machine: Machine, *, order: Order = ARRIVAL) -> None:
+        self.machine = machine
+        self._queue = Queue(machine, order)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._queue)
+
+    @property
+    def head(self) -> Job | None:
+        """Who is first."""
+        return self._queue.line.job(self._queue.head()) if len(self._queue) else None
+
+    def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
+        """A job more."""
+        if refused := refusal(self.machine, job, now_s=now_s):
+            return (refused,)
+        came_back = self.machine.expire(now_s=now_s)
+        at = self._queue.append(job, now_s=now_s)
+        if came_back or self._queue.refresh(now_s=now_s) or self._queue.head() == at:
+            return self._pass(now_s)
+        return ()
+
+    def end(self, job: JobId, *, now_s: float) -> Sequence[Decision]:
+        """A running job ended."""
+        came_back = self.machine.expire(now_s=now_s)
+        came_back |= self._queue.end(job, now_s=now_s)
+        self._queue.refresh(now_s=now_s)
+        return self._pass(now_s) if came_back else ()
+
+    def wake(self, *, now_s: float) -> Sequence[Decision]:
+        """Nothing to do."""
+        return ()
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self._queue.check()
+
+    def _pass(self, now_s: float) -> list[Start]:
+        starts: list[Start] = []
+        self._queue.start_heads(starts, now_s=now_s)
+        return starts

@@ -26,6 +26,7 @@ HEAVY = {
     "msgspec",
     "numpy",
     "rich",
+    "scipy",
     "starlette",
     "torch",
     "typer",

@@ -10,9 +10,9 @@
     budget[j] >= billed(x, z) - sum over k of v[j,k]
 
 The time-indexed form has many variables and a tight relaxation (Sousa and Wolsey, Math. Programming 54, 1992). Three
-goals, one after the other: the most priority placed, then the least compared price, then of equals the earliest ends and
-first names. Each is a program of its own with the goals before it as rows, not one with large weights, so that no goal
-blurs another.
+goals, one after the other: the most priority placed, then the least compared price, then of equals the earliest ends
+and first names. Each is a program of its own with the goals before it as rows, not one with large weights, so that no
+goal blurs another.
 """
 
 from __future__ import annotations

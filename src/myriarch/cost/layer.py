@@ -96,6 +96,7 @@ class _Products:
         self._share = setting.split.narrow_share
         self._bytes = setting.split.narrow_bytes
         self._passes = setting.parameters.narrow_passes
+        self._weight_casts = setting.software.weight_casts
         self.forward_s: Array = np.zeros(())
         self.backward_s: Array = np.zeros(())
         self.cast_s: Array = np.zeros(())
@@ -107,7 +108,7 @@ class _Products:
         self.forward_s = self.forward_s + where * self._mixed(m, n, k, groups)
         self.backward_s = self.backward_s + where * (self._mixed(m, k, n, groups) + self._mixed(n, k, m, groups))
         # One read of the operand in two bytes, two writes (as it is and transposed) in one.
-        values = groups * (np.multiply(m, k) + weights * np.multiply(n, k))
+        values = groups * (np.multiply(m, k) + np.maximum(weights, self._weight_casts) * np.multiply(n, k))
         # Below one byte: also a rotation and a second, finer scale, each a pass (NVFP4, arXiv:2509.25149).
         finer = 1.0 + np.less(self._bytes, 1.0)
         cast = stream_s(self._passes * finer * 4.0 * values, rates=self._rates, kernels=1.0)

@@ -40,6 +40,7 @@ _FSDP: Final = dataclasses.replace(
     dropout=0.0,
     attention_year=2019.0,
     default_sequence_parallel=1.0,
+    weight_casts=1.0,  # sharded weights are gathered in 16 bits, and cast where they arrive
 )
 _FSDP2: Final = dataclasses.replace(
     _FSDP,

@@ -81,6 +81,8 @@ class Software:
     default_sequence_parallel: Flag = 0.0
     dropout: Flag = 0.0
     """Trained with dropout: its masks are kept."""
+    weight_casts: Flag = 0.0
+    """Weights are cast to 8 bits anew in every pass, not once a step."""
     attention_year: Real = 2030.0
     """Chips that appeared later than this are run by attention kernels written for their forerunners."""
 

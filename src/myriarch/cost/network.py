@@ -29,6 +29,7 @@ class Network:
     link_latency_s: float
     network_latency_s: float
     domain_devices: Real
+    link_axes: Real
 
     @classmethod
     def of(cls, machine: Machine, p: Parameters) -> Network:
@@ -38,11 +39,18 @@ class Network:
             link_latency_s=p.link_latency_s,
             network_latency_s=p.network_latency_s,
             domain_devices=machine.link_domain_devices,
+            link_axes=machine.link_axes,
         )
 
     def inside(self, group: Real, stride: Real) -> Array:
         """Members of a group in one domain, when consecutive members are `stride` devices apart."""
         return np.clip(np.floor(np.divide(self.domain_devices, stride)), 1.0, group)
+
+    def ring_bytes_per_s(self, inside: Array) -> Array:
+        """Rate of a ring over `inside` devices. In a torus, one that is not longer than an axis has its links only."""
+        along_one = np.less_equal(inside, np.power(self.domain_devices, 1.0 / np.asarray(self.link_axes)) + 0.5)
+        rate: Array = self.link_bytes_per_s / choose(along_one, self.link_axes, 1.0)
+        return rate
 
     def gather_s(self, size_bytes: Real, group: Real, *, stride: Real, flat: Flag = 0.0) -> Array:
         """Seconds to gather (or reduce and scatter) a buffer of `size_bytes` over `group` devices."""
@@ -50,7 +58,7 @@ class Network:
         nodes = np.maximum(np.divide(group, inside), 1.0)
         lanes = choose(flat, 1.0, inside)
         seconds: Array = (
-            (inside - 1.0) / inside * size_bytes / self.link_bytes_per_s
+            (inside - 1.0) / inside * size_bytes / self.ring_bytes_per_s(inside)
             + (nodes - 1.0) / nodes * size_bytes / lanes / self.network_bytes_per_s
             + (inside - 1.0) ** 0.5 * self.link_latency_s
             + (nodes - 1.0) ** 0.5 * self.network_latency_s

@@ -27,6 +27,8 @@ class Silicon:
     measured_share: float = 0.78
     """Best measured matrix rate over the peak, where nobody measured this chip: its twin's, else the median of the
     catalogue's measured chips."""
+    axes: int = 1
+    """Of the torus that its links form; 1: all on switches."""
     memory_bandwidth_bytes_per_s: float | None = None
     """Where the maker prints none: what somebody measured, over the share of the whole that copies reach."""
     throttles: bool = True
@@ -57,10 +59,10 @@ SILICON: Final[dict[str, Silicon]] = {
     "mi355x": Silicon(256, 2025.5, 50e9),
     "gaudi2": Silicon(24, 2022.4, 37.5e9, throttles=False),
     "gaudi3": Silicon(64, 2024.7, 75e9),
-    "tpu-v4": Silicon(8, 2021.4, 50e9, domain_devices=3072, measured_share=SYSTOLIC, throttles=False),
-    "tpu-v5e": Silicon(4, 2023.6, 25e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False),
-    "tpu-v5p": Silicon(8, 2023.9, 50e9, domain_devices=6144, measured_share=SYSTOLIC, throttles=False),
-    "tpu-v6e": Silicon(4, 2024.9, 50e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False),
+    "tpu-v4": Silicon(8, 2021.4, 50e9, domain_devices=3072, measured_share=SYSTOLIC, throttles=False, axes=3),
+    "tpu-v5e": Silicon(4, 2023.6, 25e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
+    "tpu-v5p": Silicon(8, 2023.9, 50e9, domain_devices=6144, measured_share=SYSTOLIC, throttles=False, axes=3),
+    "tpu-v6e": Silicon(4, 2024.9, 50e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
     "metax-c500": Silicon(104, 2023.0, 25e9),
     # FlagPerf measured 590 GB/s of copies, the way in which an A100 reaches four fifths of its memory's bandwidth.
     "iluvatar-bi-v150": Silicon(64, 2022.5, 15.6e9, memory_bandwidth_bytes_per_s=740e9),
@@ -156,6 +158,7 @@ def machine(
         link_bandwidth_bytes_per_s=chip.link_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
         link_domain_devices=float(domain or chip.link_domain_devices or facts.domain_devices),
         network_bandwidth_bytes_per_s=network_bandwidth_bytes_per_s or facts.network_bandwidth_bytes_per_s,
+        link_axes=float(facts.axes),
         power_w=_power_w(chip, facts, peak),
         launch_year=facts.launch_year,
         host_link_bandwidth_bytes_per_s=beside.link_bandwidth_bytes_per_s,

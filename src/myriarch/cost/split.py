@@ -28,6 +28,8 @@ class Machine:
     """Devices that reach each other over that link."""
     network_bandwidth_bytes_per_s: Real
     """Between such domains."""
+    link_axes: Real = 1.0
+    """Of a torus that the links form, each with an equal part of the bandwidth; 1: all devices on switches."""
     power_w: Real
     """Board power that the chip may draw."""
     launch_year: Real

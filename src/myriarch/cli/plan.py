@@ -24,9 +24,10 @@ from myriarch.cost.profiled import apply_profiles
 from myriarch.cost.split import Machine
 from myriarch.errors import EXIT_DEGRADED, EXIT_FAILED, EXIT_OK, SpecError, UsageError
 from myriarch.plan.answer import Answer, Answered, Group, Layout
+from myriarch.plan.asking import DEFAULT_SOFTWARE, Ask
 from myriarch.plan.flags import FRAMEWORKS, Launch, launch
 from myriarch.plan.goal import Aim
-from myriarch.plan.planner import DEFAULT_SOFTWARE, Ask, candidates_of
+from myriarch.plan.planner import candidates_of
 from myriarch.plan.planner import plan as answered
 from myriarch.plan.shapes import model_of
 from myriarch.plan.space import Space

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final, Literal
 
-from myriarch.cost.memory import CONTEXT_BYTES, Memory
+from myriarch.cost.memory import Memory
 from myriarch.cost.split import Machine, Split
 from myriarch.cost.step import StepTime
 from myriarch.plan.answer import Averaging, Group, Layout, StageMemory
@@ -21,7 +21,7 @@ class Worked:
 
     pools: tuple[Pool, ...]
     machines: tuple[Machine, ...]
-    """Of the pools."""
+    """Of the pools; their memory is what a plan may fill."""
     used: tuple[int, ...]
     """Devices at work, of each pool."""
     split: Split
@@ -34,7 +34,7 @@ class Worked:
     stages: tuple[Memory, ...]
     """Of a device of each stage; of a pipeline over two pools empty."""
     memory_bytes: float
-    """Of the fullest device, without the driver's part."""
+    """Of the fullest device, with the driver's part."""
     stage_layers: tuple[int, ...] = ()
     stage_pools: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -77,10 +77,10 @@ def chip_of(pool: Pool) -> Chip:
     return pool.chip if isinstance(pool.chip, Chip) else lookup(pool.chip)
 
 
-def shown(group: Worked, *, flops: float, repeated_flops: float) -> Group:
+def shown(group: Worked, *, flops: float, repeated_flops: float, headroom: float) -> Group:
     """The group as the answer has it. `flops`: model FLOPs of its share of a step; `repeated_flops`: of its share, a
-    second time."""
-    capacity = min(float(machine.memory_bytes) for machine in group.machines)
+    second time. `headroom`: share of a device's memory that plans leave free."""
+    capacity = min(float(machine.memory_bytes) for machine in group.machines) / (1.0 - headroom)
     rate = group.step_s * group.peak_flops_per_s
     return Group(
         pools=tuple(pool.name for pool in group.pools),
@@ -91,7 +91,7 @@ def shown(group: Worked, *, flops: float, repeated_flops: float) -> Group:
         step_s=group.step_s,
         slack_s=group.slack_s,
         breakdown_s=_breakdown(group.step),
-        memory_bytes=group.memory_bytes + CONTEXT_BYTES,
+        memory_bytes=group.memory_bytes,
         capacity_bytes=capacity,
         memory=tuple(_stage(index, each) for index, each in enumerate(group.stages)),
         mfu=flops / rate,
@@ -147,6 +147,6 @@ def _stage(index: int, memory: Memory) -> StageMemory:
     kinds = {kind: float(getattr(memory, f"{kind}_bytes")) for kind in KINDS}
     return StageMemory(
         stage=index,
-        total_bytes=float(memory.total_bytes) + CONTEXT_BYTES,
-        by_kind={**kinds, "driver": CONTEXT_BYTES},
+        total_bytes=float(memory.device_bytes),
+        by_kind={**kinds, "driver": float(memory.context_bytes)},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from myriarch.cost.decoder import Decoder
@@ -49,14 +49,17 @@ def fleet_plans(
     averagings: tuple[Averaging, ...] = AVERAGINGS,
     pipelines: bool = True,
     machines: Mapping[str, Machine] | None = None,
+    measured: Collection[str] | None = None,
     top: int = 5,
 ) -> tuple[UnlikePlan, ...]:
     """The best plans over the fleet's pools, best first; empty when the model fits nowhere.
 
     axes: what is tried, for all pools or by pool. pipelines: also groups over two pools, where a link joins them.
-    machines: measured numbers by pool, which go before the catalogue's. A pool whose chip lacks a number that the
-    formulas need is refused in `left_out` of each plan; raises SpecError when all are.
+    machines: numbers by pool, which go before the catalogue's. measured: those of them that were measured (all, unless
+    said), so that nothing of theirs is doubtful. A pool whose chip lacks a number that the formulas need is refused in
+    `left_out` of each plan; raises SpecError when all are.
     """
+    known = frozenset((machines or {}) if measured is None else measured)
     found: dict[str, Machine] = {}
     refused: list[Refusal] = []
     for pool in fleet.pools:
@@ -79,13 +82,13 @@ def fleet_plans(
     )
     entrants = []
     for name, own in found.items():
-        entrant = _alone(task, fleet.pool(name), own, axes, measured=name in (machines or {}))
+        entrant = _alone(task, fleet.pool(name), own, axes, measured=name in known)
         if len(entrant.offers):
             entrants.append(entrant)
         else:
             refused.append(Refusal(pool=name, reason="the model fits in no split of it"))
     if pipelines:
-        entrants += _pairs(task, fleet, found, bridges, measured=frozenset(machines or ()))
+        entrants += _pairs(task, fleet, found, bridges, measured=known)
     return unlike_plans(
         entrants,
         batch=task.batch,

@@ -127,7 +127,7 @@ def pool_entrant(
         own = _split(columns[:, way], sequence=sequence, software=software, narrow_share=narrow_share)
         held = memory(decoder, split=_batched(own, min(int(most[way]), 1024)), software=software)
         used = int(values["tp"] * values["pp"] * values["cp"] * values["dp"])
-        return Way(split=values, devices={pool: used}, memory_bytes=float(held.total_bytes))
+        return Way(split=values, devices={pool: used}, memory_bytes=float(held.device_bytes))
 
     return Entrant(pools=(pool,), offers=offers, describe=describe, doubts=doubts)
 

@@ -25,6 +25,7 @@ from typing import Final
 
 import numpy as np
 
+from myriarch.cost.energy import DEFAULT_PUE as DEFAULT_PUE
 from myriarch.cost.failures import MEASURED_DEVICES
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
@@ -33,8 +34,6 @@ from myriarch.plan.countermeasures import ALL, GROUP_DEVICES, PLAIN, Best, Kept,
 ALL_IN: Final = 1.22
 """Power of a node at the wall over the boards' rating: 856 W a device of 700 W, MLPerf Training v4.0 with power, GPT-3
 on 512 H100."""
-DEFAULT_PUE: Final = 1.25
-"""What the hubs of China's "East Data, West Computing" have to stay below."""
 BATCH_TOKENS: Final = 16e6
 """Tokens of a step at the end of Llama 3 405B (arXiv:2407.21783, section 3.4.1)."""
 J_PER_KWH: Final = 3.6e6

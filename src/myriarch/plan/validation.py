@@ -183,6 +183,10 @@ def _as_printed(needed: Memory, kind: str) -> float:
 def _assumed(run: PublishedRun) -> str:
     assert run.split is not None
     words = []
+    if not run.split_known:
+        words.append(f"tp {run.split.tp:g} x pp {run.split.pp:g} x dp {run.split.dp:g}, vpp {run.split.virtual:g}")
+    if not run.batch_known:
+        words.append(f"batch {run.split.batch:g}")
     if not run.micro_batch_known:
         words.append(f"micro-batch {run.split.micro_batch:g}")
     if not run.recompute_known:

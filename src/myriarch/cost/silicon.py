@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+import msgspec
+
 from myriarch.cost.kernels import UNTHROTTLED_W_PER_FLOPS
 from myriarch.cost.split import Machine
 from myriarch.errors import SpecError
@@ -120,6 +122,17 @@ def host(chip: Chip) -> Host:
     return HOSTS.get(family) or HOSTS.get(chip.host_link) or USUAL_HOST
 
 
+def filled(chip: Chip) -> Chip:
+    """The chip with what somebody measured in place of what its maker does not print. For runs that were measured, not
+    for plans: there, unknown stays unknown."""
+    facts, rates = silicon(chip.id), dict(chip.rate_flops_per_s)
+    measured = chip.matmul_measured_flops_per_s.get("bf16")
+    if measured is not None and not {"bf16", "fp16"} & rates.keys():
+        rates["bf16"] = measured / facts.measured_share
+    bandwidth = chip.memory_bandwidth_bytes_per_s or facts.memory_bandwidth_bytes_per_s
+    return msgspec.structs.replace(chip, rate_flops_per_s=rates, memory_bandwidth_bytes_per_s=bandwidth)
+
+
 def machine(
     chip: Chip,
     *,
@@ -131,9 +144,7 @@ def machine(
     facts, beside = silicon(chip.id), host(chip)
     measured = chip.matmul_measured_flops_per_s
     peak = chip.rate_flops_per_s.get("bf16") or chip.rate_flops_per_s.get("fp16")
-    if peak is None and "bf16" in measured:
-        peak = measured["bf16"] / facts.measured_share
-    memory_bandwidth = chip.memory_bandwidth_bytes_per_s or facts.memory_bandwidth_bytes_per_s
+    memory_bandwidth = chip.memory_bandwidth_bytes_per_s
     lacking = [
         name
         for name, value in (

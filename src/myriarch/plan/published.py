@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from myriarch.cost.decoder import Decoder
-from myriarch.cost.silicon import machine
+from myriarch.cost.silicon import filled, machine
 from myriarch.cost.software import LEVELS
 from myriarch.cost.split import Machine, Software, Split
 from myriarch.errors import SpecError
@@ -162,7 +162,7 @@ def _machine(row: Mapping[str, Any], source: Mapping[str, Any], chip: Chip, prec
     network = network_bandwidth_bytes_per_s(source.get("hardware"), printed)
     try:
         found = machine(
-            chip, precision=precision, network_bandwidth_bytes_per_s=network, domain=SUPERCHIPS.get(chip.id)
+            filled(chip), precision=precision, network_bandwidth_bytes_per_s=network, domain=SUPERCHIPS.get(chip.id)
         )
     except SpecError as error:
         raise Lacking(error.message) from None

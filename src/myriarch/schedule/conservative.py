@@ -1,12 +1,12 @@
 """Conservative backfilling: every job is promised a start when it is submitted, and promises only ever become earlier.
 
 Feitelson and Weil, "Utilization and predictability in scheduling the IBM SP2 with backfilling", IPPS'98; Mu'alem and
-Feitelson, IEEE TPDS 12(6), 2001. When a job ends before its estimate, all who wait are offered an earlier place, in order
-of arrival.
+Feitelson, IEEE TPDS 12(6), 2001. When a job ends before its estimate, all who wait are offered an earlier place, in
+order of arrival.
 
-Most offers come to nothing, and it is known beforehand. A promise was the earliest possible one; it can become earlier only
-by using devices that were given back since. So a job is looked at only if its devices fit into what was given back, or it
-stands in it; where all jobs end exactly on time nothing is ever looked at twice.
+Most offers come to nothing, and it is known beforehand. A promise was the earliest possible one; it can become earlier
+only by using devices that were given back since. So a job is looked at only if its devices fit into what was given
+back, or it stands in it; where all jobs end exactly on time nothing is ever looked at twice.
 
 Promises are about numbers of devices: they need a machine where any device is as good as any other (`Counted`).
 """
@@ -95,7 +95,7 @@ class Conservative:
         """What it does not need any more is offered to all who wait."""
         self._profile.forget(now_s)
         self.machine.expire(now_s=now_s)
-        self.machine.end(job)
+        self.machine.end(job, now_s=now_s)
         until_s, devices = self._until_s.pop(job)
         if until_s > now_s:
             self._profile.give(now_s, until_s, devices)

@@ -1,7 +1,7 @@
 """A machine of so many equal devices, with any of them as good as any other: what classic backfilling is defined on.
 
-A job counts as gone when its estimate is over: batch systems end it then. So at one instant, submissions see the devices
-of jobs that end exactly on time, whichever event is told first.
+A job counts as gone when its estimate is over: batch systems end it then. So at one instant, submissions see the
+devices of jobs that end exactly on time, whichever event is told first.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Counted:
             raise SpecError(f"`devices: {devices}` is no machine", hint="give at least one device")
         self.devices = devices
         self.free_devices = devices
+        self.surprises = 0
         self._releases = Releases()
         self._running: dict[JobId, Release] = {}
         self._expired: set[JobId] = set()
@@ -64,12 +65,13 @@ class Counted:
         if hold is not None and until_s > hold.at_s:
             hold.spare_devices -= job.devices
 
-    def end(self, job: JobId) -> bool:
+    def end(self, job: JobId, *, now_s: float) -> bool:
         """Give the devices back, unless the estimate was over before."""
         if job in self._expired:
             self._expired.remove(job)
             return False
         release = self._running.pop(job)
+        self.surprises += 1
         del self._due[release[1]]
         self._releases.remove(release)
         self.free_devices += release[2]

@@ -8,8 +8,8 @@ from myriarch.event.base import Value
 from myriarch.schedule.job import JobId
 
 Rule = Literal["in order", "before the hold", "beside the hold", "promised"]
-"""`in order`: it was first in the queue and fitted. `before the hold`: it ends, by its estimate, before the devices held
-for the first job are needed. `beside the hold`: it uses devices that the hold leaves. `promised`: its time has come."""
+"""`in order`: it was first in the queue and fitted. `before the hold`: by its estimate it ends before the devices held for
+the first job are needed. `beside the hold`: it uses devices that the hold leaves. `promised`: its time has come."""
 
 
 class Reason(Value, frozen=True, kw_only=True):
@@ -42,11 +42,11 @@ class Reason(Value, frozen=True, kw_only=True):
 
 
 class Placement(Value, frozen=True, kw_only=True):
-    """Where a job runs: the same number of devices on each of some nodes of one pool. Empty on a fleet of mere counts."""
+    """Where a job runs: the same number of devices on some nodes of one pool. Empty where only devices are counted."""
 
     pool: str = ""
     nodes: tuple[int, ...] = ()
-    """Indices into the fleet's nodes, ascending."""
+    """Indices of the pool's nodes, ascending: `<pool>-<index>`."""
     devices_per_node: int = 0
 
     @property

@@ -1,12 +1,13 @@
 """EASY backfilling (Lifka, JSSPP'95; Mu'alem and Feitelson, IEEE TPDS 12(6), 2001).
 
-Devices are held for the first job in the queue only, from the earliest instant at which it fits by the estimates of what
-runs. Any other job may start at once when it fits and does not delay that instant: it is over by then, or uses what the
-hold leaves. With `backfill=SHORTEST` those others are tried by their estimates (SJBF: Tsafrir, Etsion and Feitelson,
-IEEE TPDS 18(6), 2007).
+Devices are held for the first job in the queue only, from the earliest instant at which it fits by the estimates of
+what runs. Any other job may start at once when it fits and does not delay that instant: it is over by then, or uses what the
+hold leaves. With `shortest_first` those others are tried by their estimates (SJBF: Tsafrir, Etsion and Feitelson, IEEE
+TPDS 18(6), 2007).
 
 What a pass found impossible stays so until devices come back: time only shortens what is left before the hold. A
-submission is therefore compared with the hold alone, and the whole queue is looked at after ends only.
+submission is therefore compared with the hold alone, and the queue is looked at after ends only. The hold itself is
+worked out anew when its job started, or when something ended at another instant than was estimated.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from myriarch.schedule.scheduler import refusal
 
 @final
 class Easy:
-    """The first in `order` is never delayed; the others start when they fit, tried in the order of `backfill`.
+    """The first in `order` is never delayed; the others start when they fit, tried in order too.
 
-    Invariant: `_hold` is for the first in the queue, or None when it was not needed since devices came back.
+    Invariant: while `_hold` is for the first in the queue and `_surprises` are the machine's, it stands.
     """
 
     wake_s = float("inf")
@@ -37,6 +38,7 @@ class Easy:
         self._queue = Queue(machine, order)
         self._shortest_first = shortest_first
         self._hold: Hold | None = None
+        self._surprises = 0
 
     @property
     def waiting(self) -> int:
@@ -50,8 +52,9 @@ class Easy:
 
     @property
     def hold(self) -> Hold | None:
-        """What is held for the first in the queue; None when nobody else waits."""
-        return self._hold
+        """What is held for the first in the queue; None when it was not asked for since things changed."""
+        stands = self._hold is not None and self._surprises == self.machine.surprises
+        return self._hold if stands and self._hold.job == getattr(self.head, "id", None) else None
 
     def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
         """A job more."""
@@ -61,7 +64,7 @@ class Easy:
         at = self._queue.append(job, now_s=now_s)
         if came_back or self._queue.refresh(now_s=now_s) or self._queue.head() == at:
             return self._pass(now_s)
-        hold = self._hold or self._held(now_s)
+        hold = self._held(now_s)
         placement = self.machine.place(job, now_s=now_s, hold=hold)
         return () if placement is None else (self._queue.start(at, placement, now_s=now_s, hold=hold),)
 
@@ -76,23 +79,27 @@ class Easy:
         """Nothing to do."""
         return ()
 
+    def changed(self, *, now_s: float) -> Sequence[Decision]:
+        """Nodes were withdrawn or restored."""
+        return self._pass(now_s)
+
     def check(self) -> None:
         """Assert the invariants."""
         self._queue.check()
-        if self._hold is not None:
-            head = self.head
-            assert head is not None
-            assert self._hold.job == head.id
-            assert self._hold.spare_devices >= 0
+        if (hold := self.hold) is not None:
+            assert hold.spare_devices >= 0
+            assert all(spare >= 0 for spare in hold.spare_on.values())
 
     def _held(self, now_s: float) -> Hold:
+        """The hold for the first in the queue: the one there is, while it stands."""
         head = self._queue.line.job(self._queue.head())
-        self._hold = self.machine.hold(head, now_s=now_s)
+        if self._hold is None or self._hold.job != head.id or self._surprises != self.machine.surprises:
+            self._hold = self.machine.hold(head, now_s=now_s)
+            self._surprises = self.machine.surprises
         return self._hold
 
     def _pass(self, now_s: float) -> list[Start]:
         starts: list[Start] = []
-        self._hold = None
         self._queue.start_heads(starts, now_s=now_s)
         if len(self._queue) > 1 and self.machine.free_devices:
             self._backfill(starts, self._held(now_s), now_s)
@@ -100,13 +107,27 @@ class Easy:
 
     def _backfill(self, starts: list[Start], hold: Hold, now_s: float) -> None:
         line, machine = self._queue.line, self.machine
-        places = line.candidates(
-            free_devices=machine.free_devices, now_s=now_s, hold_s=hold.at_s, spare_devices=hold.spare_devices
-        )
-        if len(places) > 1:
-            places = self._ordered(places)
-        head, at = self._queue.head(), 0
-        while at < len(places):
+        head = self._queue.head()
+        in_place = self._queue.order.by_arrival and not self._shortest_first
+        for window in line.windows() if in_place else (None,):
+            places = line.candidates(
+                free_devices=machine.free_devices,
+                now_s=now_s,
+                hold_s=hold.at_s,
+                spare_devices=hold.spare_devices,
+                window=window,
+            )
+            if not in_place:
+                places = line.by_estimate(places) if self._shortest_first else line.in_order(places)
+            self._start_some(starts, places, head, hold, now_s)
+            if not machine.free_devices:
+                return
+
+    def _start_some(self, starts: list[Start], places: Positions, head: int, hold: Hold, now_s: float) -> None:
+        """Start those of these places that fit beside the hold."""
+        line, machine = self._queue.line, self.machine
+        at = 0
+        while at < len(places) and machine.free_devices:
             place = int(places[at])
             at += 1
             if place == head:
@@ -115,12 +136,8 @@ class Easy:
             placement = machine.place(job, now_s=now_s, hold=hold)
             if placement is not None:
                 starts.append(self._queue.start(place, placement, now_s=now_s, hold=hold))
-                if not machine.free_devices:
-                    return
-            elif machine.place(job, now_s=now_s) is None:
-                places, at = line.without(places[at:], shape=machine.shape(job)), 0
-
-    def _ordered(self, places: Positions) -> Positions:
-        if self._shortest_first:
-            return self._queue.line.by_estimate(places)
-        return places if self._queue.order.by_arrival else self._queue.line.in_order(places)
+            elif at < len(places):
+                # Whoever needs the same fails too: on any terms, or on those of jobs that outlast the hold.
+                fits_alone = machine.place(job, now_s=now_s) is not None
+                lasting_s = hold.at_s - now_s if fits_alone else 0.0
+                places, at = line.without(places[at:], shape=machine.shape(job), lasting_s=lasting_s), 0

@@ -54,6 +54,10 @@ class InOrder:
         """Nothing to do."""
         return ()
 
+    def changed(self, *, now_s: float) -> Sequence[Decision]:
+        """Nodes were withdrawn or restored."""
+        return self._pass(now_s)
+
     def check(self) -> None:
         """Assert the invariants."""
         self._queue.check()

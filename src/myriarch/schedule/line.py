@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ Positions = NDArray[np.intp]
 
 SLACK: Final = 64
 """Places of jobs that left are closed up when they are more than the jobs that wait, plus this."""
+FIRST_WINDOW: Final = 256
+"""Places looked at together at first."""
 GONE: Final = np.iinfo(np.int64).max
 """Devices of a place that nobody has: more than any machine."""
 
@@ -110,20 +113,29 @@ class Line:
         ordered: Positions = places[np.argsort(self._estimate_s[places], kind="stable")]
         return ordered
 
-    def candidates(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> Positions:
-        """Who, by mere numbers, may start beside a hold: enough devices are free, and it ends in time or they are spare."""
-        span = slice(self._first, self._end)
-        devices = self._devices[span]
-        places = np.flatnonzero(devices <= free_devices)
+    def windows(self) -> Iterator[slice]:
+        """All places in parts, each twice as long as the one before: most searches end in the first."""
+        begin, length = self._first, FIRST_WINDOW
+        while begin < self._end:
+            yield slice(begin, min(begin + length, self._end))
+            begin, length = begin + length, 2 * length
+
+    def candidates(
+        self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int, window: slice | None = None
+    ) -> Positions:
+        """Who, by mere numbers, may start beside a hold: its devices are free, and it ends in time or they are spare."""
+        window = window or slice(self._first, self._end)
+        devices = self._devices[window]
+        places = (devices <= free_devices).nonzero()[0]
         if len(places):
-            in_time = self._estimate_s[span][places] + now_s <= hold_s
+            in_time = self._estimate_s[window][places] + now_s <= hold_s
             in_time |= devices[places] <= spare_devices
             places = places[in_time]
-        places += self._first
+            places += window.start
         return places
 
     def movable(self, *, after: int, now_s: float, devices: int, before_s: float) -> Positions:
-        """Places after one whose key is later than now, and who need at most so many devices or stand before an instant."""
+        """Places whose key is later than now, and who need at most so many devices or whose key is before an instant."""
         begin = max(self._first, after + 1)
         span = slice(begin, self._end)
         keys = self._key[span]
@@ -132,9 +144,9 @@ class Line:
         found: Positions = begin + np.flatnonzero(wanted)
         return found
 
-    def without(self, places: Positions, *, shape: int) -> Positions:
-        """Places but those of a shape."""
-        rest: Positions = places[self._shape[places] != shape]
+    def without(self, places: Positions, *, shape: int, lasting_s: float = 0.0) -> Positions:
+        """Places but those of a shape whose estimate is above so many seconds."""
+        rest: Positions = places[(self._shape[places] != shape) | (self._estimate_s[places] <= lasting_s)]
         return rest
 
     def check(self) -> None:
@@ -148,7 +160,7 @@ class Line:
 
     def _reserve(self, length: int) -> None:
         def grown(name: str, kind: type) -> None:
-            array = np.zeros(length, dtype=kind)
+            array: NDArray[Any] = np.zeros(length, dtype=kind)
             before = getattr(self, name, array[:0])
             array[: len(before)] = before
             setattr(self, name, array)

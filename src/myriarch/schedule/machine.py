@@ -1,4 +1,7 @@
-"""What a scheduler asks of the devices it gives out. Two answers: `counted` (mere numbers) and `placed` (nodes, racks, pods)."""
+"""What a scheduler asks of the devices it gives out.
+
+Two machines answer: `counted.Counted` (mere numbers) and `placed.Placed` (nodes in racks, pods and pools).
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,39 @@ class Hold:
     """Devices kept for one job from an instant on.
 
     Whoever starts now and is not over by then may use only what the hold leaves. It is a bound computed from the
-    estimates of what runs, and stays right until something ends, returns or is lost.
+    estimates of what runs, and stands until something ends at another instant than was estimated.
     """
 
-    __slots__ = ("at_s", "job", "spare_devices", "spare_on")
+    __slots__ = ("at_s", "job", "pool", "spare_devices", "spare_on")
 
-    def __init__(self, *, job: JobId, at_s: float, spare_devices: int, spare_on: dict[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        job: JobId,
+        at_s: float,
+        spare_devices: int,
+        pool: str = "",
+        spare_on: dict[int, int] | None = None,
+    ) -> None:
         self.job = job
         self.at_s = at_s
+        """Infinite: never, with the nodes that are there now."""
         self.spare_devices = spare_devices
         """Devices that somebody may use beyond `at_s`; on a placed machine an upper bound of it."""
+        self.pool = pool
+        """Where the hold lies."""
         self.spare_on = spare_on or {}
-        """The same on each node that the hold touches."""
+        """What it leaves on each node that it touches."""
 
 
 class Machine(Protocol):
     """Devices of a fleet: which are free, and when the others will be."""
 
-    @property
-    def devices(self) -> int:
-        """All that are usable."""
-
-    @property
-    def free_devices(self) -> int: ...
+    devices: int
+    """All that are usable."""
+    free_devices: int
+    surprises: int
+    """How often something came back or went at another instant than was estimated. A hold stands until the next one."""
 
     def refusal(self, job: Job) -> str:
         """Why this job can never start; empty when it can."""
@@ -48,7 +61,7 @@ class Machine(Protocol):
     def start(self, job: Job, placement: Placement, *, now_s: float, hold: Hold | None = None) -> None:
         """Take the devices; `hold` is brought up to date."""
 
-    def end(self, job: JobId) -> bool:
+    def end(self, job: JobId, *, now_s: float) -> bool:
         """Give them back. False when they were back already, because the estimate was over."""
 
     def expire(self, *, now_s: float) -> bool:

@@ -1,7 +1,7 @@
 """How many devices are free from now on, by promises and estimates: a step function of time in sorted arrays.
 
-Conservative backfilling gives every job a place in it. A search looks at all steps at once, and a change moves the tail of
-two arrays: for the thousands of steps of a long queue that is microseconds, less than any tree of objects takes.
+Conservative backfilling gives every job a place in it. A search looks at all steps at once, and a change moves the tail
+of two arrays: for the thousands of steps of a long queue that is microseconds, less than any tree of objects takes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Profile:
         )
 
     def earlier(self, devices: int, duration_s: float, *, after_s: float, than_s: float) -> float:
-        """The same for somebody who has devices from `than_s` on and would give them up; `than_s` when nothing is earlier."""
+        """The same for somebody who has devices from `than_s` on and would give them up; `than_s`: nothing is earlier."""
         first, own = self._index(after_s), self._before(than_s) + 1
         blocked = self._free[first:own] < devices
         if blocked.all():

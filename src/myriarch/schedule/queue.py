@@ -63,7 +63,7 @@ class Queue:
     def end(self, job: JobId, *, now_s: float) -> bool:
         """A running job ended; whether devices came back by it."""
         self.order.ended(job, now_s=now_s)
-        return self.machine.end(job)
+        return self.machine.end(job, now_s=now_s)
 
     def check(self) -> None:
         """Assert the invariants."""

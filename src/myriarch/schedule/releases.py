@@ -1,7 +1,7 @@
 """When running jobs give their devices back, by their estimates: sorted, with sums.
 
-Sorted chunks with the sum of each: adding, removing and finding the instant at which so many devices have come back cost
-about the square root of the number of running jobs, and for less than a chunk of them one short walk.
+Sorted chunks with the sum of each: adding, removing and finding the instant at which so many devices have come back
+cost about the square root of the number of running jobs, and for less than a chunk of them one short walk.
 """
 
 from __future__ import annotations
@@ -67,15 +67,16 @@ class Releases:
 
     def when(self, devices: int) -> tuple[float, int]:
         """The instant at which so many devices have come back, and how many have by then, equal instants included."""
-        back = 0
-        for at, total in enumerate(self._sums):
+        back = skipped = 0
+        for total in self._sums:
             if back + total >= devices:
                 break
             back += total
+            skipped += 1
         else:
             raise SpecError(f"{devices} devices never come back: only {back} are in use", hint="check the refusals")
         until_s: float | None = None
-        for chunk in self._chunks[at:]:
+        for chunk in self._chunks[skipped:]:
             for end_s, _, released in chunk:
                 if until_s is not None and end_s > until_s:
                     return until_s, back

@@ -115,7 +115,7 @@ class Outcome:
 
     @property
     def fragmented(self) -> float:
-        """Share of the fleet's device-seconds that were free, enough for the first in the queue, and in the wrong places."""
+        """Share of the fleet's device-seconds that were free and enough for the first in the queue, but scattered."""
         capacity = self.usage.devices * self.makespan_s
         return self.usage.idle_fragmented_device_s / capacity if capacity else 0.0
 

@@ -1,7 +1,7 @@
 """A queue of jobs in virtual time: the schedulers of `schedule`, fed with submissions and ends.
 
-Nothing is decided here. Time jumps from one instant with an event to the next. At one instant, submissions come first, in
-the order of the workload; then ends, in the order in which those jobs started; then what the scheduler itself waits for.
+Nothing is decided here. Time jumps from one instant with an event to the next. At one instant, submissions come first,
+in the order of the workload; then ends, in the order in which those jobs started; then what the scheduler waits for.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def simulate_queue(
 ) -> Outcome:
     """Run a workload, in the order of its submissions, to its end.
 
-    `observe` sees every decision. With `check`, invariants are asserted after every event. Raises SpecError for a workload
-    that no scheduler can be given: out of order, or with a job that runs longer than its estimate.
+    `observe` sees every decision. With `check`, invariants are asserted after every event. Raises SpecError for a
+    workload that no scheduler can be given: out of order, or with a job that runs longer than its estimate.
     """
     return _Run(tasks, scheduler, observe, check).run()
 

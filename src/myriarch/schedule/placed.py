@@ -1,0 +1,155 @@
+"""A machine of nodes in racks, pods and pools: gangs lie together, and jobs get the pool that they need.
+
+A job that fits on a node runs on one; a larger one takes as few nodes as possible, the same number of devices on each,
+all or none. Of the pools that will do, the one that can least is tried first, so that a pool with FP64 is left to those
+who need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from myriarch.errors import SpecError
+from myriarch.schedule.decision import Placement
+from myriarch.schedule.job import Job, JobId, Within
+from myriarch.schedule.layout import PoolLayout, check_layouts
+from myriarch.schedule.machine import Hold
+from myriarch.schedule.nodes import NOBODY, PoolNodes
+
+
+class _Way(NamedTuple):
+    """How jobs of one shape lie in one pool."""
+
+    nodes: PoolNodes
+    count: int
+    each: int
+
+
+class _Running(NamedTuple):
+    nodes: PoolNodes
+    placement: Placement
+    until_s: float
+    number: int
+
+
+class Placed:
+    """Invariant: every running job holds its devices on its nodes, and nobody else does."""
+
+    def __init__(self, pools: Sequence[PoolLayout]) -> None:
+        check_layouts(pools)
+        self.pools = {pool.name: PoolNodes(pool) for pool in pools}
+        self._running: dict[JobId, _Running] = {}
+        self._shapes: dict[tuple[int, Within, tuple[str, ...], str | None], int] = {}
+        self._ways: list[tuple[Within, tuple[_Way, ...]]] = []
+        self._starts = 0
+        self.devices = self.free_devices = sum(pool.devices for pool in pools)
+        self.surprises = 0
+
+    def refusal(self, job: Job) -> str:
+        """Why no pool can ever take it."""
+        if job.devices < 1 or not job.estimate_s > 0:
+            return f"asks for {job.devices} devices for {job.estimate_s} s: both must be above zero"
+        if self._ways[self.shape(job)][1]:
+            return ""
+        obstacles = (f"pool `{name}` {nodes.pool.obstacle(job)}" for name, nodes in self.pools.items())
+        return f"asks for {job.devices} devices: " + "; ".join(obstacles)
+
+    def shape(self, job: Job) -> int:
+        """Jobs of one size and with the same demands."""
+        demands = (job.devices, job.within, job.pools, job.precision)
+        shape = self._shapes.get(demands)
+        if shape is None:
+            shape = self._shapes[demands] = len(self._ways)
+            able = [nodes for nodes in self.pools.values() if not nodes.pool.obstacle(job)]
+            able.sort(key=lambda nodes: len(nodes.pool.precisions))
+            self._ways.append((job.within, tuple(_Way(nodes, *nodes.pool.gang(job.devices)) for nodes in able)))
+        return shape
+
+    def place(self, job: Job, *, now_s: float, hold: Hold | None = None) -> Placement | None:
+        """Nodes for it, in the first pool that has them."""
+        within, ways = self._ways[self.shape(job)]
+        late = hold is not None and now_s + job.estimate_s > hold.at_s
+        for nodes, count, each in ways:
+            spare = hold.spare_on if late and hold is not None and hold.pool == nodes.pool.name else NOBODY
+            found = nodes.find(count, each, within, spare=spare)
+            if found is not None:
+                return Placement(pool=nodes.pool.name, nodes=found, devices_per_node=each)
+        return None
+
+    def start(self, job: Job, placement: Placement, *, now_s: float, hold: Hold | None = None) -> None:
+        """Take the devices."""
+        self._starts += 1
+        nodes, until_s = self.pools[placement.pool], now_s + job.estimate_s
+        nodes.take(placement.nodes, placement.devices_per_node, until_s, self._starts)
+        self.free_devices -= placement.devices
+        self._running[job.id] = _Running(nodes, placement, until_s, self._starts)
+        if hold is not None and until_s > hold.at_s and hold.pool == placement.pool:
+            for node in placement.nodes:
+                if node in hold.spare_on:
+                    hold.spare_on[node] -= placement.devices_per_node
+
+    def end(self, job: JobId, *, now_s: float) -> bool:
+        """Give them back."""
+        nodes, placement, until_s, number = self._running.pop(job)
+        self.free_devices += placement.devices
+        self.surprises += until_s != now_s
+        nodes.give(placement.nodes, placement.devices_per_node, until_s, number)
+        return True
+
+    def expire(self, *, now_s: float) -> bool:
+        """Devices come back when their job has ended, not when it should have."""
+        return False
+
+    def hold(self, job: Job, *, now_s: float) -> Hold:
+        """The earliest place in any pool; what is overdue may come back at any time, so it counts as coming back now."""
+        within, ways = self._ways[self.shape(job)]
+        instants = [nodes.when(count, each, within) for nodes, count, each in ways]
+        at_s = min(instants)
+        nodes, count, each = ways[instants.index(at_s)]
+        if at_s == float("inf"):  # too few nodes are there; others go on meanwhile
+            return Hold(job=job.id, at_s=at_s, spare_devices=self.free_devices)
+        spare_on = nodes.spare_at(at_s, count, each, within)
+        kept = sum(max(0, int(nodes.free[node]) - spare) for node, spare in spare_on.items())
+        return Hold(
+            job=job.id,
+            at_s=max(at_s, now_s),
+            spare_devices=self.free_devices - kept,
+            pool=nodes.pool.name,
+            spare_on=spare_on,
+        )
+
+    def withdraw(self, pool: str, node: int) -> tuple[JobId, ...]:
+        """Take out a node, when nothing runs on it; else the jobs that have to end first, in the order of starting."""
+        nodes = self._nodes_of(pool, node)
+        on_it = tuple(
+            job for job, one in self._running.items() if one.placement.pool == pool and node in one.placement.nodes
+        )
+        if not on_it:
+            nodes.withdraw(node)
+            self._recount()
+        return on_it
+
+    def restore(self, pool: str, node: int) -> None:
+        """A node is back."""
+        self._nodes_of(pool, node).restore(node)
+        self._recount()
+
+    def _recount(self) -> None:
+        self.devices = sum(nodes.usable_devices for nodes in self.pools.values())
+        self.free_devices = sum(nodes.free_devices for nodes in self.pools.values())
+        self.surprises += 1
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for nodes in self.pools.values():
+            nodes.check()
+        assert self.free_devices == sum(nodes.free_devices for nodes in self.pools.values())
+        used = sum(one.placement.devices for one in self._running.values())
+        assert used + self.free_devices == self.devices
+
+    def _nodes_of(self, pool: str, node: int) -> PoolNodes:
+        nodes = self.pools.get(pool)
+        if nodes is None or not 0 <= node < nodes.pool.nodes:
+            raise SpecError(f"there is no node {node} in pool `{pool}`", hint=f"pools: {', '.join(self.pools)}")
+        return nodes

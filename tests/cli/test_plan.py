@@ -147,7 +147,15 @@ def test_doubtful_chips_are_labelled(myriarch: Command) -> None:
         ((*SMALL, "--precision", "bf61"), "bf16"),
         ((*SMALL, "--software", "megatron-cor"), "megatron-core"),
         ((*SMALL, "--fix", "pt=8"), "pt"),
-        ((*SMALL, "--fix", "tp=x"), "tp=NUMBER"),
+        ((*SMALL, "--fix", "tp=x"), "`tp=x` is no whole number"),
+        ((*SMALL, "--fix", "tp=0"), "`tp=0`"),
+        ((*SMALL, "--fix", "tp"), "write tp=8"),
+        ((*SMALL, "--fix", "tp=8", "--fix", "tp=4"), "twice"),
+        ((*SMALL, "--fix", "recompute=ful"), "full"),
+        ((*SMALL, "--fix", "schedule=interleave"), "interleaved"),
+        ((*SMALL, "--fix", "schedule=1f1b", "--fix", "virtual=2"), "contradict"),
+        ((*SMALL, "--fix", "zero_stage=4"), "from 0 to 3"),
+        ((*SMALL, "--fix", "narrow_share=2"), "no share"),
         ((*SMALL, "--top", "0"), "--top"),
         ((*SMALL, "--budget", "1M USD"), "needs prices"),
         ((*SMALL, "--batch", "1.5"), "whole number"),
@@ -164,10 +172,21 @@ def test_a_wrong_question_is_explained(myriarch: Command, words: tuple[str, ...]
 
 
 def test_fixed_axes_are_kept(myriarch: Command) -> None:
-    made = answer(myriarch("plan", *SMALL, "--fix", "tp=4", "--fix", "pp=1,2", "--fix", "zero_stage=1", "--json"))
-    layouts = [plan["groups"][0]["layout"] for plan in made["plans"]]
-    assert {layout["tp"] for layout in layouts} == {4}
-    assert {layout["pp"] for layout in layouts} <= {1, 2}
+    fixed = ("tp=4", "pp=2,4", "zero_stage=1", "recompute=selective", "schedule=zero-bubble", "sequence_parallel=on")
+    words = [word for each in fixed for word in ("--fix", each)]
+    layouts = [plan["groups"][0]["layout"] for plan in answer(myriarch("plan", *SMALL, *words, "--json"))["plans"]]
+    for name, values in (
+        ("tp", {4}), ("pp", {2, 4}), ("zero_stage", {1}), ("recompute", {"selective"}), ("schedule", {"zero-bubble"}),
+        ("sequence_parallel", {True}),
+    ):  # fmt: skip
+        assert {layout[name] for layout in layouts} <= values
+
+
+def test_what_is_offloaded_is_said_and_costs_time(myriarch: Command) -> None:
+    words = (*SMALL, "--fix", "offload=optimizer", "--top", "1", "--json")
+    there, here = answer(myriarch("plan", *words))["plans"][0], answer(myriarch("plan", *SMALL, "--json"))["plans"][0]
+    assert there["groups"][0]["layout"]["offload_optimizer"] == 1
+    assert there["step_s"] > here["step_s"]
 
 
 def test_the_best_plan_in_a_framework_s_words(myriarch: Command) -> None:

@@ -124,7 +124,10 @@ def plan(
     sequence: Annotated[str, typer.Option("--sequence", help="Tokens of one; default: the model's context.")] = "",
     precision: Annotated[str, typer.Option("--precision", help="That may be used: bf16,fp8.")] = "bf16",
     software: Annotated[str, typer.Option("--software", help="Level of maturity: docs/performance-model.md.")] = "",
-    fix: Annotated[list[str] | None, typer.Option("--fix", help="An axis: tp=8, or pp=4,8. Repeatable.")] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option("--fix", help="Decided: tp=8, pp=4,8, recompute=full, offload=optimizer, ... Repeatable."),
+    ] = None,
     profile: Annotated[
         list[str] | None, typer.Option("--profile", help="Of `myriarch doctor --calibrate`. Repeatable.")
     ] = None,

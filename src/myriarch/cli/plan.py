@@ -17,6 +17,7 @@ from rich.table import Table
 
 from myriarch.cli import quantity
 from myriarch.cli.files import load_fleet, load_model, load_profile
+from myriarch.cli.fixing import space_of
 from myriarch.cli.plan_words import Words, words_of
 from myriarch.cli.report import WIDTH_WITHOUT_TERMINAL
 from myriarch.cli.report_words import choose_language
@@ -30,7 +31,6 @@ from myriarch.plan.goal import Aim
 from myriarch.plan.planner import candidates_of
 from myriarch.plan.planner import plan as answered
 from myriarch.plan.shapes import model_of
-from myriarch.plan.space import Space
 from myriarch.spec.catalogue import catalogue
 from myriarch.spec.fleet import Fleet
 from myriarch.spec.model import Model
@@ -44,7 +44,6 @@ EMIT_TRIES: Final = 40
 """Plans that are tried, best first, when one has to be said in a framework's words."""
 PARTS_SHOWN: Final = 0.005
 """Share of a step below which a part is not shown."""
-FIXABLE: Final = ("tp", "pp", "dp", "cp", "ep", "expert_tp", "micro_batch", "virtual", "zero_stage", "shard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,24 +221,6 @@ def _whole(text: str, option: str) -> int | None:
     if value != int(value):
         raise UsageError(f"{option}: `{text}` is not a whole number")
     return int(value)
-
-
-def space_of(fixed: Sequence[str]) -> Space:
-    """The space with what `--fix` says: `tp=8`, `pp=4,8`, `zero_stage=1`."""
-    values: dict[str, tuple[int, ...]] = {}
-    for text in fixed:
-        name, _, numbers = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if name not in FIXABLE:
-            remedy = did_you_mean(name, FIXABLE) or f" use one of {listed(FIXABLE)}"
-            raise UsageError(f"--fix: `{name}` is no axis of a split;{remedy}")
-        try:
-            values[name] = tuple(int(number) for number in numbers.split(","))
-        except ValueError:
-            raise UsageError(f"--fix: `{text}` is not `{name}=NUMBER`", hint=f"write {name}=8 or {name}=4,8") from None
-        if any(number < (0 if name == "zero_stage" else 1) for number in values[name]):
-            raise UsageError(f"--fix: `{text}`: an axis has at least one device")
-    return msgspec.convert(values, Space)
 
 
 def _measured(fleet: Fleet, files: Sequence[str], precisions: Sequence[str]) -> dict[str, Mapping[str, Machine]]:

@@ -93,6 +93,10 @@ class Counted:
         at_s, back = self._releases.when(job.devices - self.free_devices)
         return Hold(job=job.id, at_s=at_s, spare_devices=self.free_devices + back - job.devices)
 
+    def beside(self, hold: Hold) -> int:
+        """Those that it leaves."""
+        return min(self.free_devices, hold.spare_devices)
+
     def check(self) -> None:
         """Assert the invariants."""
         self._releases.check()

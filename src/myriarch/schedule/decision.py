@@ -8,8 +8,9 @@ from myriarch.event.base import Value
 from myriarch.schedule.job import JobId
 
 Rule = Literal["in order", "before the hold", "beside the hold", "promised"]
-"""`in order`: it was first in the queue and fitted. `before the hold`: by its estimate it ends before the devices held for
-the first job are needed. `beside the hold`: it uses devices that the hold leaves. `promised`: its time has come."""
+"""`in order`: it was first in the queue and fitted. `before the hold`: by its estimate it ends before the devices
+held for the first job are needed. `beside the hold`: it uses devices that the hold leaves. `promised`: its time has
+come."""
 
 
 class Reason(Value, frozen=True, kw_only=True):

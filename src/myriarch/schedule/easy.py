@@ -1,9 +1,9 @@
 """EASY backfilling (Lifka, JSSPP'95; Mu'alem and Feitelson, IEEE TPDS 12(6), 2001).
 
 Devices are held for the first job in the queue only, from the earliest instant at which it fits by the estimates of
-what runs. Any other job may start at once when it fits and does not delay that instant: it is over by then, or uses what the
-hold leaves. With `shortest_first` those others are tried by their estimates (SJBF: Tsafrir, Etsion and Feitelson, IEEE
-TPDS 18(6), 2007).
+what runs. Any other job may start at once when it fits and does not delay that instant: it is over by then, or uses
+what the hold leaves. With `shortest_first` those others are tried by their estimates (SJBF: Tsafrir, Etsion and
+Feitelson, IEEE TPDS 18(6), 2007).
 
 What a pass found impossible stays so until devices come back: time only shortens what is left before the hold. A
 submission is therefore compared with the hold alone, and the queue is looked at after ends only. The hold itself is
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import final
+
+import numpy as np
 
 from myriarch.schedule.decision import Decision, Start
 from myriarch.schedule.job import Job, JobId
@@ -53,8 +55,10 @@ class Easy:
     @property
     def hold(self) -> Hold | None:
         """What is held for the first in the queue; None when it was not asked for since things changed."""
-        stands = self._hold is not None and self._surprises == self.machine.surprises
-        return self._hold if stands and self._hold.job == getattr(self.head, "id", None) else None
+        head, hold = self.head, self._hold
+        if head is None or hold is None or hold.job != head.id or self._surprises != self.machine.surprises:
+            return None
+        return hold
 
     def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
         """A job more."""
@@ -109,19 +113,22 @@ class Easy:
         line, machine = self._queue.line, self.machine
         head = self._queue.head()
         in_place = self._queue.order.by_arrival and not self._shortest_first
-        for window in line.windows() if in_place else (None,):
+        found: list[Positions] = []
+        beside = machine.beside(hold)
+        for part in line.parts(free_devices=machine.free_devices, now_s=now_s, hold_s=hold.at_s, spare_devices=beside):
             places = line.candidates(
-                free_devices=machine.free_devices,
-                now_s=now_s,
-                hold_s=hold.at_s,
-                spare_devices=hold.spare_devices,
-                window=window,
+                part, free_devices=machine.free_devices, now_s=now_s, hold_s=hold.at_s, spare_devices=beside
             )
             if not in_place:
-                places = line.by_estimate(places) if self._shortest_first else line.in_order(places)
+                found.append(places)
+            elif len(places):
+                self._start_some(starts, places, head, hold, now_s)
+                if not machine.free_devices:
+                    return
+        if found:
+            places = np.concatenate(found)
+            places = line.by_estimate(places) if self._shortest_first else line.in_order(places)
             self._start_some(starts, places, head, hold, now_s)
-            if not machine.free_devices:
-                return
 
     def _start_some(self, starts: list[Start], places: Positions, head: int, hold: Hold, now_s: float) -> None:
         """Start those of these places that fit beside the hold."""
@@ -138,6 +145,6 @@ class Easy:
                 starts.append(self._queue.start(place, placement, now_s=now_s, hold=hold))
             elif at < len(places):
                 # Whoever needs the same fails too: on any terms, or on those of jobs that outlast the hold.
-                fits_alone = machine.place(job, now_s=now_s) is not None
-                lasting_s = hold.at_s - now_s if fits_alone else 0.0
-                places, at = line.without(places[at:], shape=machine.shape(job), lasting_s=lasting_s), 0
+                over_s = -np.inf if machine.place(job, now_s=now_s) is None else hold.at_s
+                places = line.without(places[at:], shape=machine.shape(job), now_s=now_s, over_s=over_s)
+                at = 0

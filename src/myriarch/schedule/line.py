@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +13,8 @@ Positions = NDArray[np.intp]
 
 SLACK: Final = 64
 """Places of jobs that left are closed up when they are more than the jobs that wait, plus this."""
-FIRST_WINDOW: Final = 256
-"""Places looked at together at first."""
+PART_LENGTH: Final = 128
+"""Places looked at together, if the least that they ask for gives reason to."""
 GONE: Final = np.iinfo(np.int64).max
 """Devices of a place that nobody has: more than any machine."""
 
@@ -23,7 +22,8 @@ GONE: Final = np.iinfo(np.int64).max
 class Line:
     """Places in order of arrival. A place keeps its number until the next `append`.
 
-    Invariant: places in `[_first, _end)` hold a job or are gone, the one at `_first` holds one.
+    Invariant: places in `[_first, _end)` hold a job or are gone, the one at `_first` holds one; nobody in a part of the
+    line asks for less than its `_least_...`.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,11 @@ class Line:
         self._places[job.id] = at
         self._devices[at], self._estimate_s[at] = job.devices, job.estimate_s
         self._shape[at], self._key[at] = shape, key
+        part = at // PART_LENGTH
+        if at % PART_LENGTH == 0 or job.devices < self._least_devices[part]:
+            self._least_devices[part] = job.devices
+        if at % PART_LENGTH == 0 or job.estimate_s < self._least_estimate_s[part]:
+            self._least_estimate_s[part] = job.estimate_s
         self._end += 1
         self._count += 1
         return at
@@ -58,7 +63,7 @@ class Line:
         """The job at a place waits no more."""
         del self._places[self.job(at).id]
         self._jobs[at] = None
-        self._devices[at], self._key[at] = GONE, np.inf
+        self._devices[at], self._estimate_s[at], self._key[at] = GONE, np.inf, np.inf
         self._count -= 1
         while self._first < self._end and self._jobs[self._first] is None:
             self._first += 1
@@ -113,29 +118,33 @@ class Line:
         ordered: Positions = places[np.argsort(self._estimate_s[places], kind="stable")]
         return ordered
 
-    def windows(self) -> Iterator[slice]:
-        """All places in parts, each twice as long as the one before: most searches end in the first."""
-        begin, length = self._first, FIRST_WINDOW
-        while begin < self._end:
-            yield slice(begin, min(begin + length, self._end))
-            begin, length = begin + length, 2 * length
+    def parts(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> list[int]:
+        """Parts of the line in which somebody may be a candidate, by the least that its jobs ask for."""
+        first, end = self._first // PART_LENGTH, -(-self._end // PART_LENGTH)
+        if end - first == 1:
+            return [first]
+        devices, estimate_s = self._least_devices[first:end], self._least_estimate_s[first:end]
+        may = (devices <= free_devices) & ((estimate_s + now_s <= hold_s) | (devices <= spare_devices))
+        found: list[int] = (first + may.nonzero()[0]).tolist()
+        return found
 
-    def candidates(
-        self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int, window: slice | None = None
-    ) -> Positions:
-        """Who, by mere numbers, may start beside a hold: its devices are free, and it ends in time or they are spare."""
-        window = window or slice(self._first, self._end)
-        devices = self._devices[window]
+    def candidates(self, part: int, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> Positions:
+        """Who of a part, by mere numbers, may start beside a hold.
+
+        Its devices are free, and it is over when the hold begins or so many are spare.
+        """
+        begin, end = max(self._first, part * PART_LENGTH), min(self._end, (part + 1) * PART_LENGTH)
+        devices, estimate_s = self._devices[begin:end], self._estimate_s[begin:end]
         places = (devices <= free_devices).nonzero()[0]
         if len(places):
-            in_time = self._estimate_s[window][places] + now_s <= hold_s
-            in_time |= devices[places] <= spare_devices
-            places = places[in_time]
-            places += window.start
+            places = places[(estimate_s[places] + now_s <= hold_s) | (devices[places] <= spare_devices)]
+        if not len(places):  # its least were those of jobs that left, or of two jobs
+            self._least_devices[part], self._least_estimate_s[part] = devices.min(), estimate_s.min()
+        places += begin
         return places
 
     def movable(self, *, after: int, now_s: float, devices: int, before_s: float) -> Positions:
-        """Places whose key is later than now, and who need at most so many devices or whose key is before an instant."""
+        """Places whose key is later than now, if few devices are asked for or the key is before an instant."""
         begin = max(self._first, after + 1)
         span = slice(begin, self._end)
         keys = self._key[span]
@@ -144,9 +153,9 @@ class Line:
         found: Positions = begin + np.flatnonzero(wanted)
         return found
 
-    def without(self, places: Positions, *, shape: int, lasting_s: float = 0.0) -> Positions:
-        """Places but those of a shape whose estimate is above so many seconds."""
-        rest: Positions = places[(self._shape[places] != shape) | (self._estimate_s[places] <= lasting_s)]
+    def without(self, places: Positions, *, shape: int, now_s: float, over_s: float) -> Positions:
+        """Places but those of a shape who, started now, are not over by an instant."""
+        rest: Positions = places[(self._shape[places] != shape) | (self._estimate_s[places] + now_s <= over_s)]
         return rest
 
     def check(self) -> None:
@@ -157,6 +166,9 @@ class Line:
         assert all(self.job(at).id == job for job, at in self._places.items())
         assert len(self._places) == self._count
         assert not span or span[0] is not None
+        for at in self._places.values():
+            assert self._least_devices[at // PART_LENGTH] <= self._devices[at]
+            assert self._least_estimate_s[at // PART_LENGTH] <= self._estimate_s[at]
 
     def _reserve(self, length: int) -> None:
         def grown(name: str, kind: type) -> None:
@@ -169,16 +181,24 @@ class Line:
         self._shape: NDArray[np.int64]
         self._estimate_s: NDArray[np.float64]
         self._key: NDArray[np.float64]
+        self._least_devices: NDArray[np.int64]
+        self._least_estimate_s: NDArray[np.float64]
         grown("_devices", np.int64)
         grown("_shape", np.int64)
         grown("_estimate_s", np.float64)
         grown("_key", np.float64)
+        grown("_least_devices", np.int64)
+        grown("_least_estimate_s", np.float64)
 
     def _close_up(self) -> None:
         places = self.waiting()
         count = len(places)
         for column in (self._devices, self._shape, self._estimate_s, self._key):
             column[:count] = column[places]
+        for part in range(-(-count // PART_LENGTH)):
+            span = slice(part * PART_LENGTH, min(count, (part + 1) * PART_LENGTH))
+            self._least_devices[part] = self._devices[span].min()
+            self._least_estimate_s[part] = self._estimate_s[span].min()
         jobs = self.jobs()
         self._jobs = list(jobs)
         self._places = {job.id: at for at, job in enumerate(jobs)}

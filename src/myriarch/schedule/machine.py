@@ -33,7 +33,7 @@ class Hold:
         self.at_s = at_s
         """Infinite: never, with the nodes that are there now."""
         self.spare_devices = spare_devices
-        """Devices that somebody may use beyond `at_s`; on a placed machine an upper bound of it."""
+        """Devices that are left beyond `at_s`; where nodes are held, those of its own nodes are in `spare_on`."""
         self.pool = pool
         """Where the hold lies."""
         self.spare_on = spare_on or {}
@@ -69,6 +69,9 @@ class Machine(Protocol):
 
     def hold(self, job: Job, *, now_s: float) -> Hold:
         """The earliest instant at which a job that does not fit now fits by the estimates, and what it leaves."""
+
+    def beside(self, hold: Hold) -> int:
+        """Free devices that jobs which outlast the hold may use now, all together."""
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -26,7 +26,8 @@ Load = tuple[float, int, int]
 
 class PoolNodes:
     """Invariant: on every node, free devices and loads sum to what it has, unless it is withdrawn; `_having[n]` is the
-    set of nodes with exactly n free; `_ready_s[n - 1]` says when each node has n free, but for those that are `_stale`."""
+    set of nodes with exactly n free; `_ready_s[n - 1]` says when each node has n free, but for those that are
+    `_stale`."""
 
     def __init__(self, pool: PoolLayout) -> None:
         self.pool = pool

@@ -19,7 +19,8 @@ def choose(
 ) -> Nodes | None:
     """So many of the usable nodes of a pool, ascending; None when they are not there.
 
-    usable, free: of each node, shape (nodes of the pool,). Within a rack, nodes that are fuller already are taken first.
+    usable, free: of each node, shape (nodes of the pool,). Within a rack, nodes that are fuller already are taken
+    first.
     """
     if int(usable.sum()) < nodes:
         return None
@@ -30,7 +31,9 @@ def choose(
         return None
     pods = _counts(racks, pool.racks_per_pod)
     if (pod := _fullest(pods, nodes)) is not None:
-        return _take(pool, usable, free, _spread(racks, nodes, first=pod * pool.racks_per_pod, count=pool.racks_per_pod))
+        return _take(
+            pool, usable, free, _spread(racks, nodes, first=pod * pool.racks_per_pod, count=pool.racks_per_pod)
+        )
     if within == "pod":
         return None
     shares: list[tuple[int, int]] = []
@@ -84,9 +87,7 @@ def _spread(counts: NDArray[np.int64], nodes: int, *, first: int, count: int) ->
     return shares
 
 
-def _take(
-    pool: PoolLayout, usable: NDArray[np.bool_], free: NDArray[np.int64], shares: list[tuple[int, int]]
-) -> Nodes:
+def _take(pool: PoolLayout, usable: NDArray[np.bool_], free: NDArray[np.int64], shares: list[tuple[int, int]]) -> Nodes:
     """From each rack its number of usable nodes, fuller ones first."""
     taken = []
     for rack, count in shares:

@@ -22,8 +22,10 @@ class _Way(NamedTuple):
     """How jobs of one shape lie in one pool."""
 
     nodes: PoolNodes
-    count: int
+    many: int
+    """Nodes."""
     each: int
+    """Devices on each."""
 
 
 class _Running(NamedTuple):
@@ -70,9 +72,9 @@ class Placed:
         """Nodes for it, in the first pool that has them."""
         within, ways = self._ways[self.shape(job)]
         late = hold is not None and now_s + job.estimate_s > hold.at_s
-        for nodes, count, each in ways:
+        for nodes, many, each in ways:
             spare = hold.spare_on if late and hold is not None and hold.pool == nodes.pool.name else NOBODY
-            found = nodes.find(count, each, within, spare=spare)
+            found = nodes.find(many, each, within, spare=spare)
             if found is not None:
                 return Placement(pool=nodes.pool.name, nodes=found, devices_per_node=each)
         return None
@@ -102,22 +104,24 @@ class Placed:
         return False
 
     def hold(self, job: Job, *, now_s: float) -> Hold:
-        """The earliest place in any pool; what is overdue may come back at any time, so it counts as coming back now."""
+        """The earliest place in any pool. What is overdue may come back at any time: it counts as coming back now."""
         within, ways = self._ways[self.shape(job)]
-        instants = [nodes.when(count, each, within) for nodes, count, each in ways]
+        instants = [nodes.when(many, each, within) for nodes, many, each in ways]
         at_s = min(instants)
-        nodes, count, each = ways[instants.index(at_s)]
+        nodes, many, each = ways[instants.index(at_s)]
         if at_s == float("inf"):  # too few nodes are there; others go on meanwhile
             return Hold(job=job.id, at_s=at_s, spare_devices=self.free_devices)
-        spare_on = nodes.spare_at(at_s, count, each, within)
-        kept = sum(max(0, int(nodes.free[node]) - spare) for node, spare in spare_on.items())
-        return Hold(
-            job=job.id,
-            at_s=max(at_s, now_s),
-            spare_devices=self.free_devices - kept,
-            pool=nodes.pool.name,
-            spare_on=spare_on,
-        )
+        spare_on = nodes.spare_at(at_s, many, each, within)
+        held = Hold(job=job.id, at_s=max(at_s, now_s), spare_devices=0, pool=nodes.pool.name, spare_on=spare_on)
+        held.spare_devices = self.beside(held)
+        return held
+
+    def beside(self, hold: Hold) -> int:
+        """All that is free but what is held on its nodes."""
+        if not hold.spare_on:
+            return self.free_devices
+        free = self.pools[hold.pool].free
+        return self.free_devices - sum(max(0, int(free[node]) - spare) for node, spare in hold.spare_on.items())
 
     def withdraw(self, pool: str, node: int) -> tuple[JobId, ...]:
         """Take out a node, when nothing runs on it; else the jobs that have to end first, in the order of starting."""

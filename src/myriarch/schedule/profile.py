@@ -54,7 +54,7 @@ class Profile:
         )
 
     def earlier(self, devices: int, duration_s: float, *, after_s: float, than_s: float) -> float:
-        """The same for somebody who has devices from `than_s` on and would give them up; `than_s`: nothing is earlier."""
+        """The same for somebody who has devices from `than_s` on and would give them up; at most `than_s`."""
         first, own = self._index(after_s), self._before(than_s) + 1
         blocked = self._free[first:own] < devices
         if blocked.all():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from myriarch.event.base import Value
 from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.scheduler import Scheduler
 
 SLOWDOWN_BOUND_S: Final = 10.0
 """Shorter jobs count as this long, lest they rule every mean (Feitelson et al., JSSPP'97; 10 s as in Mu'alem and
@@ -27,29 +28,31 @@ class Usage:
     def __init__(self, *, devices: int) -> None:
         self.devices = devices
         self.busy = 0
+        """Devices that jobs hold now."""
         self.busy_device_s = 0.0
         self.waiting_job_s = 0.0
-        self.idle_wanted_device_s = 0.0
-        self.idle_fragmented_device_s = 0.0
+        """Length of the queue, integrated."""
         self.waiting_most = 0
+        self.idle_wanted_device_s = 0.0
+        """Free while somebody waited."""
+        self.idle_fragmented_device_s = 0.0
+        """Free while somebody waited who asked for no more than that: scattered, or held for another."""
 
-    def take(self, devices: int) -> None:
-        """So many more are busy."""
-        self.busy += devices
-
-    def release(self, devices: int) -> None:
-        """So many fewer are."""
-        self.busy -= devices
-
-    def advance(self, duration_s: float, *, waiting: int, head_devices: int | None, free_devices: int) -> None:
+    def advance(self, duration_s: float, scheduler: Scheduler) -> None:
         """Time passes, and nothing changes in it."""
         self.busy_device_s += self.busy * duration_s
+        waiting = scheduler.waiting
+        if not waiting:
+            return
         self.waiting_job_s += waiting * duration_s
-        self.waiting_most = max(self.waiting_most, waiting)
-        if head_devices is not None:
-            self.idle_wanted_device_s += free_devices * duration_s
-            if head_devices <= free_devices:
-                self.idle_fragmented_device_s += free_devices * duration_s
+        if waiting > self.waiting_most:
+            self.waiting_most = waiting
+        free = scheduler.machine.free_devices
+        if free:
+            self.idle_wanted_device_s += free * duration_s
+            head = scheduler.head
+            if head is not None and head.devices <= free:
+                self.idle_fragmented_device_s += free * duration_s
 
 
 class Summary(Value, frozen=True, kw_only=True):
@@ -93,12 +96,14 @@ class Outcome:
     @property
     def wait_s(self) -> Floats:
         """From submission to start."""
-        return self.start_s - np.array([job.submit_s for job in self.jobs])
+        waits: Floats = self.start_s - np.array([job.submit_s for job in self.jobs])
+        return waits
 
     @property
     def slowdown(self) -> Floats:
         """Bounded slowdown."""
-        return np.maximum((self.wait_s + self.run_s) / np.maximum(self.run_s, SLOWDOWN_BOUND_S), 1.0)
+        slowdowns: Floats = np.maximum((self.wait_s + self.run_s) / np.maximum(self.run_s, SLOWDOWN_BOUND_S), 1.0)
+        return slowdowns
 
     @property
     def makespan_s(self) -> float:

@@ -79,20 +79,24 @@ class _Run:
 
     def run(self) -> Outcome:
         tasks, scheduler, ends = self._tasks, self._scheduler, self._ends
-        at = 0
-        while at < len(tasks) or ends or scheduler.waiting:
-            submit_s = tasks[at].job.submit_s if at < len(tasks) else float("inf")
-            now_s = min(submit_s, ends[0][0] if ends else float("inf"), scheduler.wake_s)
+        at, never = 0, float("inf")
+        while True:
+            submit_s = tasks[at].job.submit_s if at < len(tasks) else never
+            now_s = min(submit_s, ends[0][0] if ends else never, scheduler.wake_s)
+            if now_s == never:
+                break
             self._advance(now_s)
-            while at < len(tasks) and tasks[at].job.submit_s == now_s:
+            while submit_s == now_s:
                 self._done(scheduler.submit(self._checked(at), now_s=now_s))
                 at += 1
+                submit_s = tasks[at].job.submit_s if at < len(tasks) else never
             while ends and ends[0][0] == now_s:
                 _, _, index = heapq.heappop(ends)
-                self._usage.release(int(self._taken[index]))
+                self._usage.busy -= int(self._taken[index])
                 self._done(scheduler.end(tasks[index].job.id, now_s=now_s))
             if scheduler.wake_s <= now_s:
                 self._done(scheduler.wake(now_s=now_s))
+        assert not scheduler.waiting, "jobs wait for ever"
         return Outcome(
             jobs=[task.job for task in tasks],
             run_s=np.array([task.run_s for task in tasks]),
@@ -114,15 +118,9 @@ class _Run:
         return task.job
 
     def _advance(self, now_s: float) -> None:
-        if not self._now_s <= now_s < float("inf"):
+        if now_s < self._now_s:
             raise SpecError(f"after {self._now_s} s comes {now_s} s", hint="sort the workload by submission")
-        head = self._scheduler.head
-        self._usage.advance(
-            now_s - self._now_s,
-            waiting=self._scheduler.waiting,
-            head_devices=None if head is None else head.devices,
-            free_devices=self._scheduler.machine.free_devices,
-        )
+        self._usage.advance(now_s - self._now_s, self._scheduler)
         self._now_s = now_s
 
     def _done(self, decisions: Iterable[Decision]) -> None:
@@ -146,5 +144,5 @@ class _Run:
         self._start_s[index] = start.at_s
         taken = start.placement.devices or self._tasks[index].job.devices
         self._taken[index] = taken
-        self._usage.take(taken)
+        self._usage.busy += taken
         heapq.heappush(self._ends, (start.at_s + self._tasks[index].run_s, self._starts, index))

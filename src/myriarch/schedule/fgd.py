@@ -301,7 +301,7 @@ class Packer:
         found: Floats = self._fragmented[nodes]
         return found
 
-    # --- its rivals ----------------------------------------------------------------------------------------------------
+    # --- its rivals ---------------------------------------------------------------------------------------------------
 
     def _fitting(self, task: Task, nodes: Ints) -> Floats:
         """Best fit: the least that is left, half by cores and half by devices, each over the largest node's."""

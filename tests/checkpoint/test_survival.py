@@ -10,7 +10,7 @@ import pytest
 
 from myriarch.checkpoint.placement import Place, place_copies
 from myriarch.checkpoint.survival import survival
-from myriarch.cost.survival import group_probability
+from myriarch.cost.survival import group_probability, mixed_probability
 from myriarch.event.ids import GroupId, NodeId, PoolId
 from myriarch.event.layout import GroupLayout, ShardKey
 from myriarch.spec.run import Mesh
@@ -53,19 +53,32 @@ def test_our_placement_is_counted_as_it_lies(nodes: int, copies: int, per_rack: 
         assert found.probability == pytest.approx(harmless, abs=1e-12)
 
 
-@pytest.mark.parametrize("nodes", [8, 64, 512])
-def test_one_copy_survives_two_failures_as_well_as_gemini_s_groups(nodes: int) -> None:
-    layout, where, _ = placed(nodes, copies=1, devices=1)
-    found = survival([layout], copies=where, nodes=nodes, failed=2)
-    assert found.probability == pytest.approx(group_probability(nodes, replicas=2, failed=2), abs=1e-12)
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("nodes", [2, 8, 64, 128, 512])
+def test_one_copy_survives_as_well_as_gemini_s_groups(nodes: int, devices: int) -> None:
+    layout, where, _ = placed(nodes, copies=1, devices=devices)
+    assert len(sets(layout, where)) == nodes // 2
+    for failed in range(min(nodes, 6) + 1):
+        found = survival([layout], copies=where, nodes=nodes, failed=failed)
+        assert found.exact
+        assert found.probability == pytest.approx(group_probability(nodes, replicas=2, failed=failed), abs=1e-12)
 
 
-def test_eight_devices_a_node_spread_its_shards_over_several_others() -> None:
+@pytest.mark.parametrize("nodes", [3, 9, 127])
+def test_an_odd_node_makes_gemini_s_mixed_strategy(nodes: int) -> None:
+    layout, where, _ = placed(nodes, copies=1)
+    assert len(sets(layout, where)) == (nodes - 3) // 2 + 3
+    for failed in range(min(nodes, 6) + 1):
+        found = survival([layout], copies=where, nodes=nodes, failed=failed)
+        assert found.exact
+        assert found.probability == pytest.approx(mixed_probability(nodes, replicas=2, failed=failed), abs=1e-12)
+
+
+def test_two_failures_of_128_nodes_lose_something_in_eight_cases_of_a_thousand() -> None:
     layout, where, _ = placed(128, copies=1)
-    assert len(sets(layout, where)) == 990
     found = survival([layout], copies=where, nodes=128, failed=2)
-    assert not found.exact
-    assert found.probability == pytest.approx(1 - 990 / math.comb(128, 2))
+    assert found.probability == pytest.approx(1 - 64 / math.comb(128, 2), abs=1e-12)
+    assert 1 - found.probability == pytest.approx(0.00787, abs=5e-6)
 
 
 def test_whole_racks_may_fail_where_copies_lie_in_others() -> None:

@@ -3,9 +3,10 @@
 `place_copies` follows rules (domains, pools, balance) that Gemini's strategies do not have; so its result is counted
 as it is. `cost.survival` has the counting and the closed forms that plans use before anything is placed.
 
-With one device a node, copies pair nodes up and two failures lose something as rarely as in Gemini's groups. With
-eight, balance spreads a node's shards over several others: they are restored from many at once, but of 128 nodes 990
-pairs are fatal and not 64, so that two simultaneous failures lose something in 12 % of cases instead of 0.8 %.
+The copies of all shards of a node lie together, so that one copy pairs nodes up, however many devices they have: of
+128 nodes 64 pairs are fatal, and two simultaneous failures lose something in 0.8 % of cases, as in Gemini's groups. An
+odd node makes one ring of three, which is Gemini's mixed strategy. Were the shards of eight devices spread for
+balance's sake, 990 pairs would be fatal, 12 % of them.
 """
 
 from __future__ import annotations

@@ -60,12 +60,12 @@ class Conservative:
     @property
     def waiting(self) -> int:
         """How many jobs wait."""
-        return len(self._line)
+        return self._line.count
 
     @property
     def head(self) -> Job | None:
         """Who came first."""
-        return self._line.job(self._line.first) if len(self._line) else None
+        return self._line.job(self._line.first) if self._line.count else None
 
     @property
     def wake_s(self) -> float:

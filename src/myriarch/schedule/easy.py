@@ -45,12 +45,12 @@ class Easy:
     @property
     def waiting(self) -> int:
         """How many jobs wait."""
-        return len(self._queue)
+        return self._queue.line.count
 
     @property
     def head(self) -> Job | None:
         """Who is first."""
-        return self._queue.line.job(self._queue.head()) if len(self._queue) else None
+        return self._queue.line.job(self._queue.head()) if self._queue.line.count else None
 
     @property
     def hold(self) -> Hold | None:
@@ -68,6 +68,8 @@ class Easy:
         at = self._queue.append(job, now_s=now_s)
         if came_back or self._queue.refresh(now_s=now_s) or self._queue.head() == at:
             return self._pass(now_s)
+        if job.devices > self.machine.free_devices:
+            return ()
         hold = self._held(now_s)
         placement = self.machine.place(job, now_s=now_s, hold=hold)
         return () if placement is None else (self._queue.start(at, placement, now_s=now_s, hold=hold),)
@@ -104,8 +106,10 @@ class Easy:
 
     def _pass(self, now_s: float) -> list[Start]:
         starts: list[Start] = []
-        self._queue.start_heads(starts, now_s=now_s)
-        if len(self._queue) > 1 and self.machine.free_devices:
+        hold = self.hold
+        if hold is None or hold.at_s <= now_s:  # else the first cannot start yet
+            self._queue.start_heads(starts, now_s=now_s)
+        if self._queue.line.count > 1 and self.machine.free_devices:
             self._backfill(starts, self._held(now_s), now_s)
         return starts
 

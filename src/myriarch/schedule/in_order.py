@@ -26,12 +26,12 @@ class InOrder:
     @property
     def waiting(self) -> int:
         """How many jobs wait."""
-        return len(self._queue)
+        return self._queue.line.count
 
     @property
     def head(self) -> Job | None:
         """Who is first."""
-        return self._queue.line.job(self._queue.head()) if len(self._queue) else None
+        return self._queue.line.job(self._queue.head()) if self._queue.line.count else None
 
     def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
         """A job more."""

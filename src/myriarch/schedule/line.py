@@ -15,6 +15,8 @@ SLACK: Final = 64
 """Places of jobs that left are closed up when they are more than the jobs that wait, plus this."""
 PART_LENGTH: Final = 128
 """Places looked at together, if the least that they ask for gives reason to."""
+FEW: Final = 24
+"""So many places are looked at one by one: an array is slower."""
 GONE: Final = np.iinfo(np.int64).max
 """Devices of a place that nobody has: more than any machine."""
 
@@ -22,24 +24,23 @@ GONE: Final = np.iinfo(np.int64).max
 class Line:
     """Places in order of arrival. A place keeps its number until the next `append`.
 
-    Invariant: places in `[_first, _end)` hold a job or are gone, the one at `_first` holds one; nobody in a part of the
-    line asks for less than its `_least_...`.
+    Invariant: places in `[first, _end)` hold a job or are gone, `count` of them a job, the one at `first` too; nobody
+    in a part of the line asks for less than its `_least_...`.
     """
 
     def __init__(self) -> None:
         self._jobs: list[Job | None] = []
         self._places: dict[JobId, int] = {}
-        self._first = 0
+        self.first = 0
+        """The place of who came first, when somebody waits."""
+        self.count = 0
+        """How many wait."""
         self._end = 0
-        self._count = 0
         self._reserve(SLACK)
-
-    def __len__(self) -> int:
-        return self._count
 
     def append(self, job: Job, *, shape: int, key: float = 0.0) -> int:
         """Let a job wait, last by arrival; its place."""
-        if self._end - self._first > 2 * self._count + SLACK:
+        if self._end - self.first > 2 * self.count + SLACK:
             self._close_up()
         if self._end == len(self._devices):
             self._close_up()
@@ -56,7 +57,7 @@ class Line:
         if at % PART_LENGTH == 0 or job.estimate_s < self._least_estimate_s[part]:
             self._least_estimate_s[part] = job.estimate_s
         self._end += 1
-        self._count += 1
+        self.count += 1
         return at
 
     def remove(self, at: int) -> None:
@@ -64,9 +65,9 @@ class Line:
         del self._places[self.job(at).id]
         self._jobs[at] = None
         self._devices[at], self._estimate_s[at], self._key[at] = GONE, np.inf, np.inf
-        self._count -= 1
-        while self._first < self._end and self._jobs[self._first] is None:
-            self._first += 1
+        self.count -= 1
+        while self.first < self._end and self._jobs[self.first] is None:
+            self.first += 1
 
     def job(self, at: int) -> Job:
         """Who has a place."""
@@ -78,14 +79,9 @@ class Line:
         """A job's place; None when it does not wait."""
         return self._places.get(job)
 
-    @property
-    def first(self) -> int:
-        """The place of who came first; only when somebody waits."""
-        return self._first
-
     def lowest(self) -> int:
         """The place with the lowest key, of equal ones who came first."""
-        return self._first + int(np.argmin(self._key[self._first : self._end]))
+        return self.first + int(np.argmin(self._key[self.first : self._end]))
 
     def key(self, at: int) -> float:
         """A place's key."""
@@ -93,12 +89,12 @@ class Line:
 
     def waiting(self) -> Positions:
         """The places of all who wait, in order of arrival."""
-        found: Positions = self._first + np.flatnonzero(self._devices[self._first : self._end] != GONE)
+        found: Positions = self.first + np.flatnonzero(self._devices[self.first : self._end] != GONE)
         return found
 
     def jobs(self) -> list[Job]:
         """All who wait, in order of arrival."""
-        return [job for job in self._jobs[self._first : self._end] if job is not None]
+        return [job for job in self._jobs[self.first : self._end] if job is not None]
 
     def set_keys(self, places: Positions, keys: NDArray[np.float64]) -> None:
         """Order them anew."""
@@ -120,7 +116,7 @@ class Line:
 
     def parts(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> list[int]:
         """Parts of the line in which somebody may be a candidate, by the least that its jobs ask for."""
-        first, end = self._first // PART_LENGTH, -(-self._end // PART_LENGTH)
+        first, end = self.first // PART_LENGTH, -(-self._end // PART_LENGTH)
         if end - first == 1:
             return [first]
         devices, estimate_s = self._least_devices[first:end], self._least_estimate_s[first:end]
@@ -133,7 +129,16 @@ class Line:
 
         Its devices are free, and it is over when the hold begins or so many are spare.
         """
-        begin, end = max(self._first, part * PART_LENGTH), min(self._end, (part + 1) * PART_LENGTH)
+        begin, end = max(self.first, part * PART_LENGTH), min(self._end, (part + 1) * PART_LENGTH)
+        if end - begin <= FEW:
+            few = [
+                at
+                for at, job in enumerate(self._jobs[begin:end], start=begin)
+                if job is not None
+                and job.devices <= free_devices
+                and (job.estimate_s + now_s <= hold_s or job.devices <= spare_devices)
+            ]
+            return np.array(few, dtype=np.intp)
         devices, estimate_s = self._devices[begin:end], self._estimate_s[begin:end]
         places = (devices <= free_devices).nonzero()[0]
         if len(places):
@@ -145,7 +150,7 @@ class Line:
 
     def movable(self, *, after: int, now_s: float, devices: int, before_s: float) -> Positions:
         """Places whose key is later than now, if few devices are asked for or the key is before an instant."""
-        begin = max(self._first, after + 1)
+        begin = max(self.first, after + 1)
         span = slice(begin, self._end)
         keys = self._key[span]
         wanted = (self._devices[span] <= devices) | (keys < before_s)
@@ -160,11 +165,11 @@ class Line:
 
     def check(self) -> None:
         """Assert the invariant."""
-        span = self._jobs[self._first : self._end]
-        assert self._count == sum(job is not None for job in span) == len(self.waiting())
+        span = self._jobs[self.first : self._end]
+        assert self.count == sum(job is not None for job in span) == len(self.waiting())
         assert len(self._jobs) == self._end
         assert all(self.job(at).id == job for job, at in self._places.items())
-        assert len(self._places) == self._count
+        assert len(self._places) == self.count
         assert not span or span[0] is not None
         for at in self._places.values():
             assert self._least_devices[at // PART_LENGTH] <= self._devices[at]
@@ -202,4 +207,4 @@ class Line:
         jobs = self.jobs()
         self._jobs = list(jobs)
         self._places = {job.id: at for at, job in enumerate(jobs)}
-        self._first, self._end = 0, count
+        self.first, self._end = 0, count

@@ -10,7 +10,7 @@ from myriarch.schedule.job import Job, JobId
 
 
 class Order(Protocol):
-    """An order of the queue. An order that learns from what runs is told of starts and ends."""
+    """An order of the queue. One whose keys change is told of starts and ends."""
 
     @property
     def by_arrival(self) -> bool:

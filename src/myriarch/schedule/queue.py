@@ -18,19 +18,18 @@ class Queue:
         self.machine = machine
         self.order = order
         self.line = Line()
+        self._by_arrival = order.by_arrival
+        self._changes = order.refresh_s < float("inf")
         self._fresh_s = float("-inf")
-
-    def __len__(self) -> int:
-        return len(self.line)
 
     def append(self, job: Job, *, now_s: float) -> int:
         """Let a job wait; its place."""
-        key = 0.0 if self.order.by_arrival else self.order.key(job, now_s=now_s)
+        key = 0.0 if self._by_arrival else self.order.key(job, now_s=now_s)
         return self.line.append(job, shape=self.machine.shape(job), key=key)
 
     def refresh(self, *, now_s: float) -> bool:
         """Work the keys out anew where they are too old; whether that was done."""
-        if now_s < self._fresh_s + self.order.refresh_s or not len(self.line):
+        if not self._changes or now_s < self._fresh_s + self.order.refresh_s or not self.line.count:
             return False
         self._fresh_s = now_s
         places = self.line.waiting()
@@ -40,11 +39,11 @@ class Queue:
 
     def head(self) -> int:
         """The place of who is first."""
-        return self.line.first if self.order.by_arrival else self.line.lowest()
+        return self.line.first if self._by_arrival else self.line.lowest()
 
     def start_heads(self, starts: list[Start], *, now_s: float) -> None:
         """Start the first ones for as long as they fit."""
-        while len(self.line):
+        while self.line.count:
             at = self.head()
             placement = self.machine.place(self.line.job(at), now_s=now_s)
             if placement is None:
@@ -57,12 +56,14 @@ class Queue:
         self.line.remove(at)
         reason = _reason(job, hold, now_s=now_s)
         self.machine.start(job, placement, now_s=now_s, hold=hold)
-        self.order.started(job, now_s=now_s)
+        if self._changes:
+            self.order.started(job, now_s=now_s)
         return Start(job=job.id, at_s=now_s, until_s=now_s + job.estimate_s, placement=placement, reason=reason)
 
     def end(self, job: JobId, *, now_s: float) -> bool:
         """A running job ended; whether devices came back by it."""
-        self.order.ended(job, now_s=now_s)
+        if self._changes:
+            self.order.ended(job, now_s=now_s)
         return self.machine.end(job, now_s=now_s)
 
     def check(self) -> None:

@@ -5,7 +5,8 @@ as it is. `cost.survival` has the counting and the closed forms that plans use b
 
 The copies of all shards of a node lie together, so that one copy pairs nodes up, however many devices they have: of
 128 nodes 64 pairs are fatal, and two simultaneous failures lose something in 0.8 % of cases, as in Gemini's groups. An
-odd node makes one ring of three, which is Gemini's mixed strategy. Were the shards of eight devices spread for
+odd node makes one ring of three, which is Gemini's mixed strategy. Spares, and nodes in the places of lost ones, turn
+pairs into longer chains, of up to one fatal pair per node: 1.6 %. Were the shards of eight devices spread for
 balance's sake, 990 pairs would be fatal, 12 % of them.
 """
 

@@ -13,10 +13,10 @@ A spare holds no shards of its own, so balance alone gives it copies; and it win
 will take a lost node's place, and then has the bytes already. The price is that a lost spare takes copies with it:
 `control` answers that with a pause in which copies are placed anew.
 
-With one copy, and equal nodes in order without a spare, the rules pair nodes up. Pairs survive more double losses than a ring does: of the
-n(n-1)/2 pairs of nodes n/2 are fatal, in a ring n (the group placement of Gemini, Wang et al., SOSP 2023). Spreading
-the shards of a node with eight devices over others would make up to 8n pairs fatal. The price of rule 4 is that
-whoever takes a lost node's place reads all of its shards from one node, not from several.
+With one copy, and equal nodes in order without a spare, the rules pair nodes up. Pairs survive more double losses than
+a ring does: of the n(n-1)/2 pairs of nodes n/2 are fatal, in a ring n (the group placement of Gemini, Wang et al., SOSP
+2023). Spreading the shards of a node with eight devices over others would make up to 8n pairs fatal. The price of rule
+4 is that whoever takes a lost node's place reads all of its shards from one node, not from several.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ worked out anew when its job started, or when something ended at another instant
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import numpy as np
@@ -114,41 +114,35 @@ class Easy:
         return starts
 
     def _backfill(self, starts: list[Start], hold: Hold, now_s: float) -> None:
+        """Start those behind the first that fit beside the hold."""
+        places = self._candidates(hold, now_s)
+        if not (self._queue.order.by_arrival and not self._shortest_first):
+            places = iter(self._ordered(np.fromiter(places, dtype=np.intp)).tolist())
         line, machine = self._queue.line, self.machine
         head = self._queue.head()
-        in_place = self._queue.order.by_arrival and not self._shortest_first
-        found: list[Positions] = []
-        beside = machine.beside(hold)
-        for part in line.parts(free_devices=machine.free_devices, now_s=now_s, hold_s=hold.at_s, spare_devices=beside):
-            places = line.candidates(
-                part, free_devices=machine.free_devices, now_s=now_s, hold_s=hold.at_s, spare_devices=beside
-            )
-            if not in_place:
-                found.append(places)
-            elif len(places):
-                self._start_some(starts, places, head, hold, now_s)
-                if not machine.free_devices:
-                    return
-        if found:
-            places = np.concatenate(found)
-            places = line.by_estimate(places) if self._shortest_first else line.in_order(places)
-            self._start_some(starts, places, head, hold, now_s)
-
-    def _start_some(self, starts: list[Start], places: Positions, head: int, hold: Hold, now_s: float) -> None:
-        """Start those of these places that fit beside the hold."""
-        line, machine = self._queue.line, self.machine
-        at = 0
-        while at < len(places) and machine.free_devices:
-            place = int(places[at])
-            at += 1
-            if place == head:
+        full: set[tuple[int, bool]] = set()
+        for at in places:
+            if at == head:
                 continue
-            job = line.job(place)
+            job = line.job(at)
+            # Who needs the same as somebody before, for whom there was no place, is not looked at.
+            needs = (machine.shape(job), now_s + job.estimate_s <= hold.at_s)
+            if needs in full:
+                continue
             placement = machine.place(job, now_s=now_s, hold=hold)
-            if placement is not None:
-                starts.append(self._queue.start(place, placement, now_s=now_s, hold=hold))
-            elif at < len(places):
-                # Whoever needs the same fails too: on any terms, or on those of jobs that outlast the hold.
-                over_s = -np.inf if machine.place(job, now_s=now_s) is None else hold.at_s
-                places = line.without(places[at:], shape=machine.shape(job), now_s=now_s, over_s=over_s)
-                at = 0
+            if placement is None:
+                full.add(needs)
+                continue
+            starts.append(self._queue.start(at, placement, now_s=now_s, hold=hold))
+            if not machine.free_devices:
+                return
+
+    def _candidates(self, hold: Hold, now_s: float) -> Iterator[int]:
+        """Who may start beside the hold by mere numbers, in order of arrival."""
+        line, free, beside = self._queue.line, self.machine.free_devices, self.machine.beside(hold)
+        for part in line.parts(free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside):
+            yield from line.candidates(part, free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside)
+
+    def _ordered(self, places: Positions) -> Positions:
+        line = self._queue.line
+        return line.by_estimate(places) if self._shortest_first else line.in_order(places)

@@ -34,7 +34,8 @@ def main(path: str) -> None:
     names = Run.__struct_fields__
     writer.writerow(names)
     for run in runs:
-        if run.measured_step_s and run.split is not None and run.split_known and run.batch_known:
+        known = run.split is not None and run.split_known and run.batch_known
+        if run.measured_step_s and known and not run.pipelines:
             row = _row(run)
             writer.writerow([_written(getattr(row, name)) for name in names])
 

@@ -26,6 +26,7 @@ GOLDEN = {
     "maxtext_v5e": 0.117,
     "maxtext_v4": 0.143,
     "bloom_prequel": 0.122,
+    "sailor_unlike": 0.296,
 }
 """MAPE by source. A change of a mechanism may move them either way; it has to be seen."""
 
@@ -68,4 +69,4 @@ def test_what_ran_out_of_memory_is_refused(result: Validation) -> None:
     """Four configurations of BLOOM's prequel, two pages of Kwai's artifact."""
     assert result.feasibility.oom_n == 6
     assert result.feasibility.oom_accepted == 0
-    assert result.feasibility.measured_rejected <= 5
+    assert result.feasibility.measured_rejected <= 5 + 3, "three of the runs over unlike cards"

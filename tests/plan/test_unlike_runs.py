@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -14,7 +15,7 @@ from myriarch.cost.silicon import machine
 from myriarch.cost.software import LEVELS
 from myriarch.errors import SpecError
 from myriarch.plan.published import PublishedRun, read_published
-from myriarch.plan.unlike_runs import RunStage, run_step_s
+from myriarch.plan.unlike_runs import RunStage, run_memory, run_step_s
 from myriarch.spec.catalogue import lookup
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / "data" / "published_configs.yaml"
@@ -81,9 +82,31 @@ def test_uneven_stages_that_sailor_measured() -> None:
 
 def test_a_slow_replica_sets_the_pace() -> None:
     """Replicas with as many micro-batches each: the A100's is as slow as if all were A100."""
-    fast, slow = ([RunStage(machine=kind, tp=2, layers=12)] * 2 for kind in (FAST, SLOW))
+    fast, slow = ([RunStage(machine=kind, tp=8, layers=12)] * 2 for kind in (FAST, SLOW))
     assert step_s(fast, fast) < step_s(fast, slow)
     assert step_s(fast, slow) == pytest.approx(step_s(slow, slow), rel=1e-9)
+
+
+def test_unlike_replicas_add_their_gradients_up_over_the_network() -> None:
+    """Two devices of a kind and two of another are in different nodes, whatever a domain could hold."""
+    fast, slow = ([RunStage(machine=kind, tp=2, layers=24)] for kind in (FAST, SLOW))
+    assert step_s(fast, slow) > 1.01 * step_s(slow, slow)
+
+
+def test_stages_hold_what_their_layers_need() -> None:
+    """Twice the layers, almost twice the states and activations; the first stage has more micro-batches in flight."""
+    kind = {"batch": 64, "micro_batch": 1, "sequence": 2048, "software": LEVELS["megatron-core"]}
+    stages = [RunStage(machine=FAST, tp=2, layers=16), RunStage(machine=SLOW, tp=2, layers=8)]
+    ((front, back),) = run_memory(MODEL, [stages], **kind)  # type: ignore[arg-type]
+    assert 1.5 < front.held_bytes / back.held_bytes < 3.5
+    ((wide, _),) = run_memory(MODEL, [stages], value_bytes=4.0, **kind)  # type: ignore[arg-type]
+    assert wide.held_bytes > front.held_bytes
+    small = [
+        dataclasses.replace(stage, machine=dataclasses.replace(stage.machine, memory_bytes=4e9)) for stage in stages
+    ]
+    ((tight, _),) = run_memory(MODEL, [small], **kind)  # type: ignore[arg-type]
+    assert front.fits
+    assert not tight.fits
 
 
 def test_a_pipeline_of_two_kinds_wants_uneven_layers() -> None:

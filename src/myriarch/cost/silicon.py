@@ -65,6 +65,10 @@ SILICON: Final[dict[str, Silicon]] = {
     "tpu-v5e": Silicon(4, 2023.6, 25e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
     "tpu-v5p": Silicon(8, 2023.9, 50e9, domain_devices=6144, measured_share=SYSTOLIC, throttles=False, axes=3),
     "tpu-v6e": Silicon(4, 2024.9, 50e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
+    # Cards for workstations: no maker's cluster; taken is one 10 Gbit/s Ethernet card for eight of them.
+    "titan-rtx": Silicon(72, 2018.9, 0.16e9),
+    "rtx-2080ti": Silicon(68, 2018.7, 0.16e9),
+    "rtx-3090": Silicon(82, 2020.7, 0.16e9),
     "metax-c500": Silicon(104, 2023.0, 25e9),
     # FlagPerf measured 590 GB/s of copies, the way in which an A100 reaches four fifths of its memory's bandwidth.
     "iluvatar-bi-v150": Silicon(64, 2022.5, 15.6e9, memory_bandwidth_bytes_per_s=740e9),

@@ -13,6 +13,7 @@ from myriarch.cost.split import Machine, Software, Split
 from myriarch.cost.step import step_time
 from myriarch.plan.calibration import Sample
 from myriarch.plan.published import PublishedRun
+from myriarch.plan.unlike_runs import run_memory
 
 RECOMPUTED: Final = ((0.0, 0.0), (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
 """Shares of layers recomputed in full, and selectively: the first that fits is taken."""
@@ -29,6 +30,8 @@ def completed(run: PublishedRun) -> PublishedRun:
         return run
     parts = (run.decoder, run.machine, run.software)
     split = run.split
+    if run.pipelines:
+        return _unlike(run)
     if not run.split_known:
         split = _fastest(split, run.recompute_known, *parts)
     elif not run.micro_batch_known:
@@ -40,6 +43,26 @@ def completed(run: PublishedRun) -> PublishedRun:
     elif not run.recompute_known:
         split = _least(split, False, *parts)
     return dataclasses.replace(run, split=split)
+
+
+def _unlike(run: PublishedRun) -> PublishedRun:
+    """A run over unlike devices with full recomputation where its stages do not fit without, and none is named."""
+    assert run.decoder is not None
+    assert run.split is not None
+    assert run.software is not None
+    if run.recompute_known:
+        return run
+    held = run_memory(
+        run.decoder,
+        run.pipelines,
+        batch=int(run.split.batch),
+        micro_batch=int(run.split.micro_batch),
+        sequence=int(run.split.sequence),
+        software=run.software,
+        value_bytes=run.value_bytes,
+    )
+    fitting = all(stage.fits for stages in held for stage in stages)
+    return dataclasses.replace(run, split=dataclasses.replace(run.split, recompute=0.0 if fitting else 1.0))
 
 
 def _fastest(split: Split, known: bool, decoder: Decoder, machine: Machine, software: Software) -> Split:
@@ -89,11 +112,11 @@ def _seconds(split: Split, decoder: Decoder, machine: Machine, software: Softwar
 
 
 def samples(runs: Iterable[PublishedRun]) -> tuple[Sample, ...]:
-    """The runs that constants can be calibrated on."""
+    """The runs that constants can be calibrated on: none over unlike devices."""
     found = []
     for run in (completed(run) for run in runs):
         parts = (run.decoder, run.machine, run.split, run.software)
-        known = run.split_known and run.batch_known
+        known = run.split_known and run.batch_known and not run.pipelines
         if run.measured_step_s is None or not known or any(part is None for part in parts):
             continue
         found.append(sample(run))

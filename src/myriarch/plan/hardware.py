@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine
 from myriarch.spec.catalogue import catalogue
 from myriarch.spec.fleet import Chip
@@ -35,8 +36,9 @@ CHIPS: Final[tuple[tuple[str, str], ...]] = (
     (r"(huawei.?)?(ascend.?)?(910[a-c]).*", r"ascend-\3"),
     (r"(metax.?)?c5([05])0.*", r"metax-c5\g<2>0"),
     (r"(iluvatar.?)?bi.?v?1([05])0.*", r"iluvatar-bi-v1\g<2>0"),
-    (r"titan.?rtx", "titan-rtx"),
-    (r"(rtx.?)?(3090|4090)", r"rtx-\2"),
+    (r"(nvidia.?)?titan.?rtx", "titan-rtx"),
+    (r"(nvidia.?)?(geforce.?)?(rtx.?)?(3090|4090)", r"rtx-\4"),
+    (r"(nvidia.?)?(geforce.?)?(rtx.?)?2080.*", "rtx-2080ti"),  # Sailor's `RTX-2080` have the 11 GiB of the Ti
 )
 """What sources call a chip, and what the catalogue does."""
 
@@ -51,6 +53,38 @@ def chip_called(printed: str) -> Chip | None:
         if found and "-or-" not in called and found.expand(name) in known:
             return known[found.expand(name)]
     return None
+
+
+NODE_DEVICES: Final = 8
+"""Of a node, where nothing else is said."""
+LINK: Final = re.compile(r"([\d.]+) GB/s between (\d+)")
+"""`10.8 GB/s between 2`: what each device of so many that talk at once was measured to send inside its node."""
+NODE_LINK: Final = re.compile(r"([\d.]+) GB/s between nodes")
+"""`2.86 GB/s between nodes`: what a node was measured to send, whatever the number of its devices that do."""
+
+
+def in_node(machine: Machine, chip: Chip, words: str, *, tp: int, devices: int | None) -> Machine:
+    """The machine as its node is wired, for a group of `tp`; `devices`: that the run uses of a node and that share its
+    network.
+
+    Cards that have no link, or a bridge between two of them, reach the others over PCIe: their link is then the
+    slowest part of the way, and the domain is the node. Measured rates come first; they are what copies reach, where
+    the model takes a link's own rate and works out what is reached.
+    """
+    usual, used = Parameters(), devices or NODE_DEVICES
+    rates = sorted((int(count), float(rate) * 1e9 / usual.link_share) for rate, count in LINK.findall(words))
+    link, domain = float(machine.link_bandwidth_bytes_per_s), float(machine.link_domain_devices)
+    network = float(machine.network_bandwidth_bytes_per_s)
+    if rates:
+        link, domain = next((rate for count, rate in rates if count >= tp), rates[-1][1]), float(used)
+    elif tp > domain and (chip.link_domain_devices or NODE_DEVICES) < NODE_DEVICES:
+        link, domain = min(link, float(machine.host_link_bandwidth_bytes_per_s)), float(max(tp, used))
+    found = NODE_LINK.search(words)
+    if found:
+        network = float(found[1]) * 1e9 / usual.network_share / used
+    return dataclasses.replace(
+        machine, link_bandwidth_bytes_per_s=link, link_domain_devices=domain, network_bandwidth_bytes_per_s=network
+    )
 
 
 def as_built(machine: Machine, words: str) -> Machine:

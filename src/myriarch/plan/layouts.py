@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from myriarch.cost.split import Software, Split
 from myriarch.plan.frameworks import recomputes_half
+from myriarch.plan.unlike_rows import Lacking, NamedStage
 from myriarch.spec.fleet import Chip
 
 NARROW: Final[tuple[tuple[str, str, float], ...]] = (("fp4", "fp4", 0.5), ("fp8", "fp8", 1.0), ("int8", "int8", 1.0))
@@ -17,10 +18,6 @@ HALF: Final = 0.5
 """Share of the layers' products that selective recomputation repeats where it takes every second one."""
 OFFLOADED: Final = ("offload", "offload_ratio", "offload_alpha", "alpha")
 """What rows call the share of the activations that goes to the host's memory."""
-
-
-class Lacking(Exception):
-    """A row cannot be predicted; the message says why."""
 
 
 def precision_of(row: Mapping[str, Any]) -> str:
@@ -80,6 +77,42 @@ def layout(
         narrow_share=0.0 if precision == "bf16" else 1.0,
         narrow_bytes=next((size for _, name, size in NARROW if name == precision), 2.0),
         offload_activations=_offloaded(row),
+    )
+
+
+def unlike_layout(
+    row: Mapping[str, Any],
+    source: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    pipelines: Sequence[Sequence[NamedStage]],
+) -> Split:
+    """The nearest split over one kind of devices. Raises Lacking when the run cannot be told.
+
+    As many replicas, pipelines as deep as the deepest, stages as wide and as full as the widest and the fullest.
+    """
+    stages = [stage for each in pipelines for stage in each]
+    devices, sequence, dp = sum(stage.tp for stage in stages), row.get("seq") or shape.get("seq"), len(pipelines)
+    if not sequence:
+        raise Lacking("length of the sequence not given")
+    if row.get("gpus") and row["gpus"] != devices:
+        raise Lacking(f"stages of {devices} devices together are not the run's {row['gpus']}")
+    if any(int(row.get(key) or 1) > 1 for key in ("cp", "ep", "vpp")) or _sharded(row):
+        raise Lacking("context or expert parallelism, chunks or sharded weights on unlike chips: not modelled")
+    depth = max(len(each) for each in pipelines)
+    batch, micro_batch = _batch(row, dp=dp, pp=depth, sharded=False), float(row.get("mbs") or 1)
+    if batch % (dp * micro_batch):
+        raise Lacking(f"{batch:g} sequences are not whole micro-batches of {micro_batch:g} on {dp} pipelines")
+    return Split(
+        tp=float(max(stage.tp for stage in stages)),
+        pp=float(depth),
+        dp=float(dp),
+        expert_tp=float(max(stage.tp for stage in stages)),
+        stage_layers=float(max(stage.layers for stage in stages)),
+        first_layers=float(max(each[0].layers for each in pipelines)),
+        batch=batch,
+        micro_batch=micro_batch,
+        sequence=float(sequence),
+        recompute=_recompute(row, source)[0],
     )
 
 

@@ -17,8 +17,10 @@ from myriarch.cost.software import LEVELS
 from myriarch.cost.split import Machine, Software, Split
 from myriarch.errors import SpecError
 from myriarch.plan.frameworks import level_name, software
-from myriarch.plan.hardware import as_built, chip_called, network_bandwidth_bytes_per_s, told
-from myriarch.plan.layouts import Lacking, layout, names_split, precision_of
+from myriarch.plan.hardware import as_built, chip_called, in_node, network_bandwidth_bytes_per_s, told
+from myriarch.plan.layouts import layout, names_split, precision_of, unlike_layout
+from myriarch.plan.unlike_rows import Lacking, NamedStage, is_unlike, named_pipelines
+from myriarch.plan.unlike_runs import RunStage
 from myriarch.spec.fleet import Chip
 
 WIDE: Final = ("fp32", "tf32", "float32")
@@ -52,6 +54,13 @@ class PublishedRun:
     measured_memory_bytes: float | None = None
     memory_kind: str = ""
     out_of_memory: bool = False
+    pipelines: tuple[tuple[RunStage, ...], ...] = ()
+    """Of a run over unlike devices; empty: all are `machine`. Then `chip`, `machine` and `split` are those of its
+    nearest run over one kind: all devices as slow as the slowest kind, pipelines as deep as the deepest."""
+    chips: tuple[Chip, ...] = ()
+    """The kinds of a run over unlike devices."""
+    value_bytes: float = 2.0
+    """Of a weight and an activation; told of runs over unlike devices only."""
 
 
 def read_published(document: Mapping[str, Any]) -> tuple[PublishedRun, ...]:
@@ -79,6 +88,8 @@ def _predictable(
 ) -> PublishedRun:
     shape = models.get(str(row.get("model"))) or {}
     decoder = _decoder(row, shape)
+    if is_unlike(row):
+        return _unlike(row, source, shape, decoder, name, common)
     chip = _chip(row)
     precision = precision_of(row)
     split = layout(row, source, shape, precision=precision, software=LEVELS[name], chip=chip)
@@ -104,6 +115,70 @@ def _predictable(
         out_of_memory=bool(row.get("oom")),
         **common,
     )
+
+
+def _unlike(
+    row: Mapping[str, Any],
+    source: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    decoder: Decoder,
+    name: str,
+    common: dict[str, Any],
+) -> PublishedRun:
+    """A run over several kinds of devices, in pipelines that the row lays out."""
+    named = named_pipelines(row, layers=int(decoder.layers))
+    known = {stage.chip: _called(stage.chip) for stages in named for stage in stages}
+    split = unlike_layout(row, source, shape, named)
+    row = {**row, "prec": _common_format(row, name, tuple(known.values()))}
+    if precision_of(row) != "bf16":
+        raise Lacking(f"{row['prec']} on unlike chips: not modelled")
+    pipelines = tuple(tuple(_stage(row, source, known[stage.chip], stage) for stage in stages) for stages in named)
+    kinds = [known[stage.chip] for stages in named for stage in stages]
+    placed = zip((stage for stages in pipelines for stage in stages), kinds, strict=True)
+    slowest, chip = min(placed, key=lambda each: each[0].machine.matmul_flops_per_s)
+    measured_s, kind = _measured_s(row, decoder, split, slowest.machine)
+    memory_bytes, memory_kind = _measured_memory(row)
+    if measured_s is None and memory_bytes is None and not row.get("oom"):
+        raise Lacking("nothing that was measured can be turned into a step's time: no batch, time or rate")
+    found, wide = software(row, source, name, slowest.machine), str(row["prec"]).lower() in WIDE
+    # The machine of `_in_four_bytes` moves two bytes in the time of four: so does a gradient in four.
+    return PublishedRun(
+        chip=chip,
+        decoder=decoder,
+        machine=slowest.machine,
+        split=split,
+        split_known=bool(row.get("pipelines") or row.get("stages")),
+        batch_known=bool(row.get("gbs")),
+        software=dataclasses.replace(found, gradient_bytes=2.0) if wide else found,
+        recompute_known=row.get("recompute") is not None,
+        micro_batch_known=bool(row.get("mbs")),
+        measured_step_s=measured_s,
+        measured_from=kind,
+        measured_memory_bytes=memory_bytes,
+        memory_kind=memory_kind,
+        out_of_memory=bool(row.get("oom")),
+        pipelines=pipelines,
+        chips=tuple({each.id: each for each in kinds}.values()),
+        value_bytes=4.0 if wide else 2.0,
+        **common,
+    )
+
+
+def _common_format(row: Mapping[str, Any], level: str, chips: tuple[Chip, ...]) -> str:
+    """What all devices computed in. Where a row says nothing and a kind has no bf16, it was not that: plain PyTorch
+    then computes in fp32, frameworks made for large models in fp16."""
+    if row.get("prec"):
+        return str(row["prec"])
+    if all("bf16" in chip.rate_flops_per_s or "bf16" in chip.matmul_measured_flops_per_s for chip in chips):
+        return "bf16"
+    return "fp32" if LEVELS[level].eager else "fp16"
+
+
+def _stage(row: Mapping[str, Any], source: Mapping[str, Any], chip: Chip, said: NamedStage) -> RunStage:
+    own = {**row, "chip": said.chip}
+    words = told(source.get("hardware"), said.chip)
+    found = in_node(_as_told(own, source, chip, "bf16"), chip, words, tp=said.tp, devices=row.get("gpus_per_node"))
+    return RunStage(machine=_in_values(own, found, chip), tp=said.tp, layers=said.layers)
 
 
 def _decoder(row: Mapping[str, Any], shape: Mapping[str, Any]) -> Decoder:
@@ -149,15 +224,21 @@ def _noted(shape: Mapping[str, Any], pattern: str) -> float | None:
 
 
 def _chip(row: Mapping[str, Any]) -> Chip:
-    if row.get("hetero"):
-        raise Lacking("unlike chips in one run: not modelled here yet")
-    found = chip_called(str(row.get("chip", "")))
+    return _called(str(row.get("chip", "")))
+
+
+def _called(printed: str) -> Chip:
+    found = chip_called(printed)
     if found is None:
-        raise Lacking(f"chip `{row.get('chip')}` is not one kind of the catalogue")
+        raise Lacking(f"chip `{printed}` is not one kind of the catalogue")
     return found
 
 
 def _machine(row: Mapping[str, Any], source: Mapping[str, Any], chip: Chip, precision: str) -> Machine:
+    return _in_values(row, _as_told(row, source, chip, precision), chip)
+
+
+def _as_told(row: Mapping[str, Any], source: Mapping[str, Any], chip: Chip, precision: str) -> Machine:
     printed = str(row["chip"])
     network = network_bandwidth_bytes_per_s(source.get("hardware"), printed)
     try:
@@ -166,7 +247,10 @@ def _machine(row: Mapping[str, Any], source: Mapping[str, Any], chip: Chip, prec
         )
     except SpecError as error:
         raise Lacking(error.message) from None
-    found = as_built(found, f"{printed}; {told(source.get('hardware'), printed)}")
+    return as_built(found, f"{printed}; {told(source.get('hardware'), printed)}")
+
+
+def _in_values(row: Mapping[str, Any], found: Machine, chip: Chip) -> Machine:
     return _in_four_bytes(found, chip) if str(row.get("prec", "")).lower() in WIDE else found
 
 

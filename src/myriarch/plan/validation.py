@@ -2,7 +2,9 @@
 
 A source's rows are predicted with constants that were calibrated without it: those of the other half for the sources
 that the shipped constants have seen, those of both halves for a source that they have not. What a row does not say is
-filled in by `plan.completion`; a row that cannot be predicted is listed with the reason.
+filled in by `plan.completion`; a row that cannot be predicted is listed with the reason. Runs over unlike devices are
+predicted by `plan.unlike_runs`; their interval is that of the nearest run over one kind, with the doubt about the least
+known of their chips.
 
 The baseline is one constant: model FLOPs / (devices x peak x share), the share being the median over the rows of other
 sources with the same peak and precision (over all other sources where there are none).
@@ -26,6 +28,7 @@ from myriarch.cost.uncertainty import chip_reach, interval
 from myriarch.plan.calibration import Table
 from myriarch.plan.completion import completed, sample
 from myriarch.plan.published import PublishedRun
+from myriarch.plan.unlike_runs import run_memory, run_step_s
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,9 +156,12 @@ def _row(run: PublishedRun, step: StepTime | None) -> ValidatedRow:
         )
     name, predicted_s = unseen_constants(run.source), float(step.total_s)
     assert run.chip is not None
-    doubt = chip_reach(run.chip, profiled=False, seen=run.chip.id in chips_seen())
+    doubt = max(chip_reach(chip, profiled=False, seen=chip.id in chips_seen()) for chip in run.chips or (run.chip,))
     low, high = interval(run.decoder, split=run.split, step=step, widths=WIDTHS[name], chip=doubt)
     needed = memory(run.decoder, split=run.split, software=run.software)
+    needed_bytes, fitting = _as_printed(needed, run.memory_kind), bool(fits(needed, run.machine.memory_bytes))
+    if run.pipelines:
+        predicted_s, needed_bytes, fitting = _unlike(run, name)
     return ValidatedRow(
         id=run.id,
         source=run.source,
@@ -166,11 +172,30 @@ def _row(run: PublishedRun, step: StepTime | None) -> ValidatedRow:
         low_s=predicted_s * float(low),
         high_s=predicted_s * float(high),
         measured_memory_bytes=run.measured_memory_bytes,
-        predicted_memory_bytes=_as_printed(needed, run.memory_kind),
-        fits=bool(fits(needed, run.machine.memory_bytes)),
+        predicted_memory_bytes=needed_bytes,
+        fits=fitting,
         constants=name,
         assumed=_assumed(run),
     )
+
+
+def _unlike(run: PublishedRun, name: str) -> tuple[float, float, bool]:
+    """Of a run over unlike devices: seconds of a step, bytes of the fullest device, and whether all stages fit."""
+    assert run.decoder is not None
+    assert run.split is not None
+    assert run.software is not None
+    split, sizes = run.split, {"batch": int(run.split.batch), "micro_batch": int(run.split.micro_batch)}
+    laid = {**sizes, "sequence": int(split.sequence)}
+    recompute, kind = float(split.recompute), run.memory_kind
+    predicted_s = run_step_s(
+        run.decoder, run.pipelines, **laid, software=run.software, parameters=CALIBRATED[name], recompute=recompute
+    )
+    held = run_memory(
+        run.decoder, run.pipelines, **laid, software=run.software, recompute=recompute, value_bytes=run.value_bytes
+    )
+    stages = [stage for each in held for stage in each]
+    fullest = max(stage.held_bytes + (stage.context_bytes if kind == "device" else 0.0) for stage in stages)
+    return predicted_s, fullest, all(stage.fits for stage in stages)
 
 
 def _as_printed(needed: Memory, kind: str) -> float:
@@ -183,7 +208,9 @@ def _as_printed(needed: Memory, kind: str) -> float:
 def _assumed(run: PublishedRun) -> str:
     assert run.split is not None
     words = []
-    if not run.split_known:
+    if run.pipelines and not run.split_known:
+        words.append("stages on the chips in the order that they are named")
+    elif not run.split_known:
         words.append(f"tp {run.split.tp:g} x pp {run.split.pp:g} x dp {run.split.dp:g}, vpp {run.split.virtual:g}")
     if not run.batch_known:
         words.append(f"batch {run.split.batch:g}")

@@ -253,12 +253,13 @@ def _why(choice: Choice, quotes: Sequence[Quote], market: Market) -> str:
         said.append(f"next is {able[0].offer} for {able[0].extra:+.6g}")
     else:
         said.append("no other pool can" if not others or all(q.alone is None for q in others) else "no other is free")
-    lost = [q for q in others if q.alone is not None and q.alone < choice.compared - 1e-9 and (q.extra or 1.0) > 0]
+    noticed = choice.compared - 1e-6 * max(abs(choice.compared), 1.0)
+    lost = [q for q in others if q.alone is not None and q.alone < noticed]
     if lost:
         said.append(f"{lost[0].offer} would take {lost[0].alone:.6g} if other jobs did not hold it")
     own = next(quote for quote in quotes if quote.offer in mine)
-    if own.alone is not None and own.alone < choice.compared - 1e-9 and own.alone_start_s is not None:
-        said.append(f"alone it would pay {own.alone:.6g} there, starting after {format_s(own.alone_start_s)}")
+    if own.alone is not None and own.alone < noticed and own.alone_start_s is not None:
+        said.append(f"alone it would pay {own.alone:.6g} there, starting at {format_s(own.alone_start_s)}")
     return "; ".join(said)
 
 

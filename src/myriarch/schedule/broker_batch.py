@@ -29,7 +29,7 @@ from myriarch.schedule.broker_market import Market
 from myriarch.schedule.broker_menu import Ints, Menu
 from myriarch.schedule.broker_result import ShadowPrice
 from myriarch.schedule.calendar import S_PER_HOUR, Floats
-from myriarch.schedule.program import Program, Solution
+from myriarch.schedule.program import TOLERANCE, Program, Solution
 
 VARIABLES_LIMIT: Final = 300_000
 """Starts of all jobs in all pools together: past it the program would need more memory and time than it is worth."""
@@ -253,9 +253,26 @@ def _choices(values: Floats, menus: Menus, variables: _Variables, book: Book) ->
             continue
         pays = {voucher: float(values[index]) for (job, voucher), index in variables.pays.items() if job == name}
         voucher = max(pays, key=lambda each: pays[each], default=None)
-        paid = 0.0 if voucher is None else max(pays[voucher], 0.0)
-        chosen[name] = Choice(picks=picks, voucher=voucher if paid > 1e-9 else None, paid=paid if paid > 1e-9 else 0.0)
-    return chosen
+        if voucher is not None and pays[voucher] > TOLERANCE * max(book.cap(voucher, picks), 1.0):
+            chosen[name] = Choice(picks=picks, voucher=voucher, paid=min(pays[voucher], book.cap(voucher, picks)))
+        else:
+            chosen[name] = Choice(picks=picks, voucher=None, paid=0.0)
+    return _topped_up(chosen, book)
+
+
+def _topped_up(chosen: Mapping[str, Choice], book: Book) -> dict[str, Choice]:
+    """Vouchers pay all they can: what the solver's tolerances left of them goes to jobs in the order of their names."""
+    for choice in chosen.values():
+        book.take(choice)
+    topped: dict[str, Choice] = {}
+    for name, choice in chosen.items():
+        if choice.voucher is not None:
+            book.give(choice)
+            most = min(book.cap(choice.voucher, choice.picks), book.left[choice.voucher])
+            choice = dataclasses.replace(choice, paid=most)
+            book.take(choice)
+        topped[name] = choice
+    return topped
 
 
 def _shadow_prices(

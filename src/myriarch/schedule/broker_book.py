@@ -78,6 +78,13 @@ class Book:
         """In the market's currency."""
         return _in_market(self.market, self.vouchers[voucher], self.vouchers[voucher].cap_per_job)
 
+    def cap(self, voucher: str, picks: Sequence[Pick]) -> float:
+        """What it would pay for these picks if no other job used it."""
+        covered = sum(
+            float(pick.menu.benefits[voucher][pick.row]) * pick.units for pick in picks if voucher in pick.menu.benefits
+        )
+        return min(covered, self.cap_per_job(voucher))
+
     def take(self, choice: Choice) -> None:
         """The choice's devices and voucher are no longer free."""
         self._move(choice, sign=-1)
@@ -169,14 +176,8 @@ class Book:
         return None
 
     def _with_voucher(self, picks: Sequence[Pick]) -> Choice:
-        covered: dict[str, float] = {}
-        for pick in picks:
-            for name, benefit in pick.menu.benefits.items():
-                covered[name] = covered.get(name, 0.0) + float(benefit[pick.row]) * pick.units
-        pays = {
-            name: min(value, max(self.left[name], 0.0), self.cap_per_job(name))
-            for name, value in sorted(covered.items())
-        }
+        names = sorted({name for pick in picks for name in pick.menu.benefits})
+        pays = {name: min(self.cap(name, picks), max(self.left[name], 0.0)) for name in names}
         most = max(pays, key=lambda each: pays[each], default=None)
         if most is None or not pays[most]:
             return Choice(picks=tuple(picks), voucher=None, paid=0.0)

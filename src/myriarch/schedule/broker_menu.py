@@ -217,9 +217,8 @@ def _static_misses(request: Request, offer: Offer, market: Market, hours: float 
     if request.chips and chip.id not in request.chips:
         yield _unmet("chip", f"it has {chip.id}; the job runs on {', '.join(request.chips)}")
     for precision in request.precisions:
-        if precision not in chip.rate_flops_per_s:
-            known = "no rate for it is known" if chip.rate_flops_per_s else "its rates are unknown"
-            yield _unmet("precision", f"{precision}: {chip.id} lacks it, or {known}")
+        if precision not in chip.rate_flops_per_s and precision not in chip.matmul_measured_flops_per_s:
+            yield _unmet("precision", f"{precision}: no rate of {chip.id} is known for it; it may lack it")
     if request.memory_bytes and (chip.memory_bytes or 0.0) < request.memory_bytes:
         has = "an unknown amount" if chip.memory_bytes is None else format_bytes(chip.memory_bytes)
         text = f"needs {format_bytes(request.memory_bytes)} in each device; {chip.id} has {has}"

@@ -33,6 +33,11 @@ class Counted:
         self._due: dict[int, JobId] = {}
         self._starts = 0
 
+    @property
+    def largest(self) -> int:
+        """All that is free."""
+        return self.free_devices
+
     def refusal(self, job: Job) -> str:
         """A job that is larger than the machine."""
         if job.devices > self.devices:

@@ -68,7 +68,7 @@ class Easy:
         at = self._queue.append(job, now_s=now_s)
         if came_back or self._queue.refresh(now_s=now_s) or self._queue.head() == at:
             return self._pass(now_s)
-        if job.devices > self.machine.free_devices:
+        if job.devices > self.machine.largest:
             return ()
         hold = self._held(now_s)
         placement = self.machine.place(job, now_s=now_s, hold=hold)
@@ -126,7 +126,7 @@ class Easy:
                 continue
             job = line.job(at)
             # Who needs the same as somebody before, for whom there was no place, is not looked at.
-            needs = (machine.shape(job), now_s + job.estimate_s <= hold.at_s)
+            needs = (line.shape(at), now_s + job.estimate_s <= hold.at_s)
             if needs in full:
                 continue
             placement = machine.place(job, now_s=now_s, hold=hold)
@@ -139,7 +139,7 @@ class Easy:
 
     def _candidates(self, hold: Hold, now_s: float) -> Iterator[int]:
         """Who may start beside the hold by mere numbers, in order of arrival."""
-        line, free, beside = self._queue.line, self.machine.free_devices, self.machine.beside(hold)
+        line, free, beside = self._queue.line, self.machine.largest, self.machine.beside(hold)
         for part in line.parts(free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside):
             yield from line.candidates(part, free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside)
 

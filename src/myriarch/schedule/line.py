@@ -29,6 +29,7 @@ class Line:
 
     def __init__(self) -> None:
         self._jobs: list[Job | None] = []
+        self._shapes: list[int] = []
         self._places: dict[JobId, int] = {}
         self.first = 0
         """The place of who came first, when somebody waits."""
@@ -49,7 +50,8 @@ class Line:
         self._jobs.append(job)
         self._places[job.id] = at
         self._devices[at], self._estimate_s[at] = job.devices, job.estimate_s
-        self._shape[at], self._key[at] = shape, key
+        self._shapes.append(shape)
+        self._key[at] = key
         part = at // PART_LENGTH
         if at % PART_LENGTH == 0 or job.devices < self._least_devices[part]:
             self._least_devices[part] = job.devices
@@ -73,6 +75,10 @@ class Line:
         job = self._jobs[at]
         assert job is not None
         return job
+
+    def shape(self, at: int) -> int:
+        """What its job's needs have in common with others'."""
+        return self._shapes[at]
 
     def find(self, job: JobId) -> int | None:
         """A job's place; None when it does not wait."""
@@ -158,7 +164,7 @@ class Line:
         """Assert the invariant."""
         span = self._jobs[self.first : self._end]
         assert self.count == sum(job is not None for job in span) == len(self.waiting())
-        assert len(self._jobs) == self._end
+        assert len(self._jobs) == len(self._shapes) == self._end
         assert all(self.job(at).id == job for job, at in self._places.items())
         assert len(self._places) == self.count
         assert not span or span[0] is not None
@@ -174,13 +180,11 @@ class Line:
             setattr(self, name, array)
 
         self._devices: NDArray[np.int64]
-        self._shape: NDArray[np.int64]
         self._estimate_s: NDArray[np.float64]
         self._key: NDArray[np.float64]
         self._least_devices: NDArray[np.int64]
         self._least_estimate_s: NDArray[np.float64]
         grown("_devices", np.int64)
-        grown("_shape", np.int64)
         grown("_estimate_s", np.float64)
         grown("_key", np.float64)
         grown("_least_devices", np.int64)
@@ -189,13 +193,14 @@ class Line:
     def _close_up(self) -> None:
         places = self.waiting()
         count = len(places)
-        for column in (self._devices, self._shape, self._estimate_s, self._key):
+        for column in (self._devices, self._estimate_s, self._key):
             column[:count] = column[places]
         for part in range(-(-count // PART_LENGTH)):
             span = slice(part * PART_LENGTH, min(count, (part + 1) * PART_LENGTH))
             self._least_devices[part] = self._devices[span].min()
             self._least_estimate_s[part] = self._estimate_s[span].min()
         jobs = self.jobs()
+        self._shapes = [self._shapes[at] for at in places.tolist()]
         self._jobs = list(jobs)
         self._places = {job.id: at for at, job in enumerate(jobs)}
         self.first, self._end = 0, count

@@ -49,6 +49,10 @@ class Machine(Protocol):
     surprises: int
     """How often something came back or went at another instant than was estimated. A hold stands until the next one."""
 
+    @property
+    def largest(self) -> int:
+        """No job that asks for more devices fits now; not every smaller one does."""
+
     def refusal(self, job: Job) -> str:
         """Why this job can never start; empty when it can."""
 

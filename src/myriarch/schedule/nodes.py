@@ -50,6 +50,17 @@ class PoolNodes:
         """Devices of nodes that are there."""
         return self.pool.devices - len(self._withdrawn) * self.pool.devices_per_node
 
+    @property
+    def largest(self) -> int:
+        """No job that asks for more devices fits now.
+
+        A gang over several nodes uses more than half of each, so without such a node the fullest hole is all there is.
+        """
+        each = self.pool.devices_per_node
+        while each and not self._having[each]:
+            each -= 1
+        return each if 2 * each <= self.pool.devices_per_node else self.free_devices
+
     def find(
         self, nodes: int, each: int, within: Within, *, spare: Mapping[int, int] = NOBODY
     ) -> tuple[int, ...] | None:

@@ -48,6 +48,11 @@ class Placed:
         self.devices = self.free_devices = sum(pool.devices for pool in pools)
         self.surprises = 0
 
+    @property
+    def largest(self) -> int:
+        """What the pool with most room could take at best."""
+        return max(nodes.largest for nodes in self.pools.values())
+
     def refusal(self, job: Job) -> str:
         """Why no pool can ever take it."""
         if job.devices < 1 or not job.estimate_s > 0:

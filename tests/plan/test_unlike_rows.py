@@ -116,6 +116,8 @@ def test_the_order_of_chips_in_one_word_is_assumed_and_said() -> None:
         ({"stages": [[["A100-80", 8], ["V100", 8]], [["V100", 8]] * 3], "dp": 3}, "a stage of 2 replicas beside 3"),
         ({"stages": 7}, "not written in a way that can be read"),
         ({"pipelines": [[]]}, "has no stages"),
+        ({"stages": [["A100-80", 0], ["V100", 8]], "tp": [0, 8]}, "`tp` is at least 1"),
+        ({"stages": [["A100-80", 8], ["V100", 8]], "mbs": -2}, "not whole micro-batches"),
         ({"pipelines": [[{"tp": 8, "layers": 24}]]}, "without a chip"),
         ({"pipelines": [[{"chip": "A100-80", "tp": "many", "layers": "some"}]]}, "not written in a way"),
         ({"stages": [["A100-80", 8], ["V100", 8]], "step_s": None}, "nothing that was measured"),
@@ -142,15 +144,15 @@ def test_a_format_that_a_chip_lacks_was_not_computed_in() -> None:
 @pytest.mark.parametrize("stages", [[24], [12, 12], [6, 6, 6, 6]])
 @pytest.mark.parametrize("dp", [1, 4])
 def test_alike_chips_are_predicted_as_by_the_ordinary_path(tp: int, stages: list[int], dp: int) -> None:
-    """Within 15 %: the unlike path has always sharded norms and optimizers (Megatron's sequence parallelism, ZeRO 1),
-    as this level's defaults are, and counts every send between stages as one over the network."""
+    """To rounding where there is one stage, within 2 % in pipelines: there every send counts as one over the network.
+    Both shard norms and optimizers, as is this level's default and all that the unlike path knows."""
     pp = len(stages)
     shared = {"framework": "megatron-core", "gpus": tp * pp * dp, "prec": "bf16", "recompute": "none", "gbs": 512}
     ordinary = {**shared, "hetero": False, "chip": "A100-80", "tp": tp, "pp": pp, "dp": dp}
     laid_out = {**shared, "pipelines": [[["A100-80", tp, layers] for layers in stages]] * dp}
     one_s, other_s = (validated(row).predicted_step_s for row in (ordinary, laid_out))
     assert one_s is not None
-    assert other_s == pytest.approx(one_s, rel=0.15)
+    assert other_s == pytest.approx(one_s, rel=0.02 if pp > 1 else 1e-6)
 
 
 def test_a_slower_kind_in_one_stage_slows_the_run_and_its_doubt_counts() -> None:

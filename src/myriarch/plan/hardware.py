@@ -71,7 +71,7 @@ def in_node(machine: Machine, chip: Chip, words: str, *, tp: int, devices: int |
     slowest part of the way, and the domain is the node. Measured rates come first; they are what copies reach, where
     the model takes a link's own rate and works out what is reached.
     """
-    usual, used = Parameters(), devices or NODE_DEVICES
+    usual, used = Parameters(), max(devices or NODE_DEVICES, 1)
     rates = sorted((int(count), float(rate) * 1e9 / usual.link_share) for rate, count in LINK.findall(words))
     link, domain = float(machine.link_bandwidth_bytes_per_s), float(machine.link_domain_devices)
     network = float(machine.network_bandwidth_bytes_per_s)

@@ -100,7 +100,7 @@ def unlike_layout(
         raise Lacking("context or expert parallelism, chunks or sharded weights on unlike chips: not modelled")
     depth = max(len(each) for each in pipelines)
     batch, micro_batch = _batch(row, dp=dp, pp=depth, sharded=False), float(row.get("mbs") or 1)
-    if batch % (dp * micro_batch):
+    if micro_batch < 1 or batch < 1 or batch % (dp * micro_batch):
         raise Lacking(f"{batch:g} sequences are not whole micro-batches of {micro_batch:g} on {dp} pipelines")
     return Split(
         tp=float(max(stage.tp for stage in stages)),

@@ -195,6 +195,8 @@ def _complete(stages: list[_Said], row: Mapping[str, Any], layers: int, *, repli
     even, rest = divmod(int(row.get("gpus") or 0), pp * replicas)
     if any(each.tp is None for each in found) and (rest or not even):
         raise Lacking("a stage without its number of devices: give `tp`")
+    if any(each.tp is not None and each.tp < 1 for each in found):
+        raise Lacking("a stage of no device: `tp` is at least 1")
     held = _layers([each.layers for each in found], row, layers)
     return tuple(
         NamedStage(chip=str(chip), tp=each.tp or even, layers=count)

@@ -25,7 +25,8 @@ from myriarch.schedule.broker_result import Award, Bill, Decision, Matching, Mis
 from myriarch.units import format_s
 
 TIME_LIMIT_S: Final = 60.0
-"""For the whole program; HiGHS proves a hundred jobs on five pools over two days in a few seconds."""
+"""For the whole program. On one core forty jobs on four pools over two days are proven in four seconds; a hundred on
+five pools are within 1 % after a minute."""
 
 
 def solve(

@@ -35,7 +35,7 @@ from myriarch.schedule.calendar import Floats
 from myriarch.schedule.program import Program
 
 FINISH_TOLERANCE: Final = 1e-10
-"""Relative: how near the bisection for finish-time fairness comes to its optimum."""
+"""Relative: an iteration of finish-time fairness that brings no more than this is the last."""
 
 
 class Contender(Value, frozen=True, kw_only=True):
@@ -223,8 +223,9 @@ def cheapest(
 def finish_time(contenders: Sequence[Contender], devices: Mapping[str, int]) -> Allocation:
     """Themis' fairness on unlike devices (section 4.2): nobody finishes much later than alone on an even part.
 
-    A bound rho asks of every job a throughput of steps / (rho alone - elapsed); whether one allocation gives all of
-    them is a linear program, and rho is found by bisection to `FINISH_TOLERANCE`.
+    A bound rho asks of every job a throughput of steps / (rho alone - elapsed). The allocation that exceeds all of them
+    by the largest factor meets a smaller bound, which is the next rho, until the factor is 1: a generalised Dinkelbach
+    iteration (Crouzeix, Ferland and Schaible, J. Optimization Theory and Applications 47, 1985), a handful of programs.
     """
     if not contenders:
         return Allocation(shares={}, objective=0.0)
@@ -234,33 +235,28 @@ def finish_time(contenders: Sequence[Contender], devices: Mapping[str, int]) -> 
     total = np.array([job.alone_s for job in table.jobs]) + steps / table.alone()
     waiting = steps > 0
     if not waiting.any():
-        return table.allocation(np.zeros(table.rates.size), float((elapsed / total).max()))
-    low = float((elapsed[waiting] / total[waiting]).max())
-    high = 2.0 * low + 1.0
-    while (best := _meeting(table, steps, elapsed, total, high)) is None:
-        high *= 2.0
-    while high - low > FINISH_TOLERANCE * high:
-        middle = (low + high) / 2
-        found = _meeting(table, steps, elapsed, total, middle)
-        if found is None:
-            low = middle
-        else:
-            best, high = found, middle
-    return Allocation(shares=best.shares, objective=high)
+        return table.allocation(np.zeros(table.rates.size), float(np.divide(elapsed, total).max()))
+    # Everybody's even part is an allocation: its bound is one to start from.
+    even = table.equal() * float(min(1.0, table.counts.sum() / table.scales.sum()))
+    rho = float(((elapsed + steps / even)[waiting] / total[waiting]).max())
+    while True:
+        wanted = np.divide(steps, rho * total - elapsed, out=np.zeros(len(steps)), where=waiting)
+        factors = np.divide(1.0, wanted, out=np.full(len(steps), math.inf), where=waiting)
+        reached = _throughputs(table, _least_raised(table, factors, filled=False))
+        lower = float(((elapsed + steps / reached)[waiting] / total[waiting]).max())
+        if lower >= rho * (1 - FINISH_TOLERANCE):
+            return Allocation(shares=_least_raised(table, factors, filled=True).shares, objective=min(rho, lower))
+        rho = lower
 
 
-def _meeting(table: _Table, steps: Floats, elapsed: Floats, total: Floats, rho: float) -> Allocation | None:
-    """An allocation under which nobody's ratio is more than rho."""
-    left_s = rho * total - elapsed
-    if (left_s[steps > 0] <= 0).any():
-        return None
-    wanted = np.divide(steps, left_s, out=np.zeros(len(steps)), where=steps > 0)
-    found = _least_raised(table, np.divide(1.0, wanted, out=np.full(len(steps), math.inf), where=wanted > 0))
-    return found if found.objective >= 1.0 else None
+def _throughputs(table: _Table, allocation: Allocation) -> Floats:
+    shares = np.array([[allocation.shares[job.job][kind] for kind in table.kinds] for job in table.jobs])
+    found: Floats = (table.rates * shares).sum(axis=1)
+    return found
 
 
-def _least_raised(table: _Table, factors: Floats) -> Allocation:
-    """Maximise the least of factor x throughput (an infinite factor: of no concern), then the sum of all of them.
+def _least_raised(table: _Table, factors: Floats, *, filled: bool = True) -> Allocation:
+    """Maximise the least of factor x throughput (an infinite factor: of no concern); `filled`, then the sum of all.
 
     Factors are scaled to about one before they reach the solver: its tolerances are absolute.
     """
@@ -274,6 +270,8 @@ def _least_raised(table: _Table, factors: Floats) -> Allocation:
     found = program.minimise()
     if found is None:
         raise SpecError("there is no allocation at all; is a kind without devices?")
+    if not filled:
+        return table.allocation(found.values, float(found.values[least]) * scale)
     costs = np.zeros(program.variables)
     for job in range(len(table.jobs)):
         weight = normal[job] if counted[job] else 0.0
@@ -281,6 +279,6 @@ def _least_raised(table: _Table, factors: Floats) -> Allocation:
             costs[variable] = -value
     fuller = program.with_costs(costs)
     fuller.row([(least, 1.0)], low=float(found.values[least]) * (1 - 1e-9))
-    filled = fuller.minimise()
-    values = found.values if filled is None else filled.values
+    fullest = fuller.minimise()
+    values = found.values if fullest is None else fullest.values
     return table.allocation(values, float(found.values[least]) * scale)

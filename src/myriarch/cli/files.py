@@ -84,7 +84,8 @@ def load_profile(text: str) -> Profile:
 def _means_file(text: str) -> bool:
     """Whether it is a path: it ends like a spec file, or is in a folder."""
     path = Path(text)
-    return path.suffix.lower() in FORMATS or path.parent != Path()
+    # A bandwidth has a slash, too: `h100-sxm:512+mi300x:256@25GB/s` is no folder.
+    return path.suffix.lower() in FORMATS or (path.parent != Path() and not is_shorthand(text))
 
 
 def _read_named(run_path: Path, run: Parsed[Run], field: str, kind: type[T]) -> Parsed[T]:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from myriarch.cost.memory import memory_by_stage
 from myriarch.cost.split import Machine, Split
 from myriarch.cost.step import step_time
 from myriarch.errors import SpecError
+from myriarch.event.ids import GroupId
 from myriarch.plan import one_pool
 from myriarch.plan.answer import Averaging, Left
 from myriarch.plan.asking import NARROW, Asked
 from myriarch.plan.candidate import Candidate, Worked
 from myriarch.plan.search import Plan, search
+from myriarch.plan.shares import ShareRequest, split_batch
 from myriarch.plan.unlike import GroupPlan, UnlikePlan
 from myriarch.plan.unlike_fleet import Task, fleet_plans
 
 FAMILIES: Final = 24
 """Plans over unlike pools that are priced, fastest first, when something else than time is asked for."""
+
+WORTH: Final = 0.05
+"""Share of a step that a group may wait before the shares are looked at again."""
+ROUNDS: Final = 3
+PIECES: Final = 128
+"""That a batch is cut into at least when shares are looked at again."""
 
 
 class ManyPools:
@@ -71,35 +79,70 @@ class ManyPools:
         return sum(len(group.pools) for group in candidate.groups) > 1
 
     def _refined(self, candidate: Candidate) -> Candidate:
-        """Each group's split from the whole space, for the share that it has: never slower than what the shares were
-        made for."""
+        """Each group's split from the whole space for the share that it has, and shares that follow the speeds which
+        that gives; never slower than what it was made from."""
         groups = tuple(self._faster(group) for group in candidate.groups)
-        slowest = max(group.step_s for group in groups)
-        exposed_s = candidate.step_s - max(group.step_s for group in candidate.groups)
-        step_s = slowest + max(exposed_s, 0.0)
-        groups = tuple(dataclasses.replace(group, slack_s=slowest - group.step_s) for group in groups)
+        if all(len(group.pools) == 1 for group in groups):
+            groups = self._balanced(groups)
+        slowest = _slowest(groups)
+        exposed_s = max(candidate.step_s - _slowest(candidate.groups).step_s, 0.0)
+        step_s = slowest.step_s + exposed_s
+        groups = tuple(dataclasses.replace(group, slack_s=slowest.step_s - group.step_s) for group in groups)
         price = candidate.judged / candidate.step_s
-        pace = max(groups, key=lambda group: group.step_s)
         shares = (
-            "shares are the exact optimum over the splits tried for them, each split the best of its pool for its "
-            "share; "
-            f"{' and '.join(pool.name for pool in pace.pools)} sets the pace, the others wait at most "
+            "shares follow the speed of each group's best split, from the exact optimum over fewer splits on; "
+            f"{' and '.join(pool.name for pool in slowest.pools)} sets the pace, the others wait at most "
             f"{max(group.slack_s for group in groups):.3g} s"
         )
         why = (shares, *candidate.why)
         return dataclasses.replace(candidate, groups=groups, step_s=step_s, judged=step_s * price, why=why)
 
+    def _balanced(self, groups: tuple[Worked, ...]) -> tuple[Worked, ...]:
+        """Shares in proportion to speed, while that makes the slowest group faster."""
+        unit = self._unit()
+        best = groups
+        for _ in range(ROUNDS):
+            slack = 1.0 - min(group.step_s for group in groups) / _slowest(groups).step_s
+            if slack < WORTH:
+                break
+            requests = [
+                ShareRequest(group=GroupId(f"{at}"), world_size=unit, speed=group.sequences / group.step_s)
+                for at, group in enumerate(groups)
+            ]
+            shares = split_batch(requests, sequences=self.asked.batch)
+            moved = [self._sharing(group, share.count) for group, share in zip(groups, shares, strict=True)]
+            found = tuple(group for group in moved if group is not None)
+            if len(found) < len(groups):
+                break
+            groups = found
+            if _slowest(groups).step_s < _slowest(best).step_s:
+                best = groups
+        return best
+
+    def _unit(self) -> int:
+        """Sequences that shares are multiples of: the batch in pieces small enough, each a power of two if it can be,
+        so that they divide well."""
+        unit = 1
+        while self.asked.batch % (2 * unit) == 0 and self.asked.batch // (2 * unit) >= PIECES:
+            unit *= 2
+        return unit
+
     def _faster(self, group: Worked) -> Worked:
         if len(group.pools) > 1:
             return group
+        found = self._sharing(group, group.sequences)
+        return group if found is None or found.step_s >= group.step_s else found
+
+    def _sharing(self, group: Worked, sequences: int) -> Worked | None:
+        """The group with its best split for so many sequences; None where nothing fits."""
         pool = group.pools[0]
-        key = (pool.name, group.sequences, group.precision)
+        key = (pool.name, sequences, group.precision)
         if key not in self._searches:
             self._searches[key] = search(
                 self.asked.decoder,
                 machines={group.precision: group.machines[0]},
                 devices=pool.devices,
-                batch=group.sequences,
+                batch=sequences,
                 sequence=self.asked.sequence,
                 software=self.asked.software,
                 parameters=self.asked.parameters,
@@ -108,10 +151,10 @@ class ManyPools:
                 whole=False,
             ).best
         best = self._searches[key]
-        if best is None or best.step_s >= group.step_s:
-            return group
+        if best is None:
+            return None
         found = one_pool.worked(self.asked, pool, best)
-        return dataclasses.replace(found, sequences=group.sequences, doubts=group.doubts)
+        return dataclasses.replace(found, sequences=sequences, doubts=group.doubts)
 
     def _of_unlike(self, found: UnlikePlan, task: Task, machines: Mapping[str, Machine]) -> Candidate:
         bridge = found.bridge
@@ -160,7 +203,7 @@ class ManyPools:
             split=split,
             precision=task.precision,
             sequences=group.sequences,
-            step_s=group.step_s,
+            step_s=group.step_s if step is None else float(step.total_s),
             slack_s=group.slack_s,
             step=step,
             stages=memory_by_stage(self.asked.decoder, split=split, software=self.asked.software) if alone else (),
@@ -176,3 +219,7 @@ class ManyPools:
         values["sequence_parallel"] = float(values.get("tp", 1.0) > 1)
         values["narrow_share"] = 1.0 if task.precision in NARROW else 0.0
         return Split(**{**values, "batch": float(group.sequences), "sequence": float(task.sequence)})
+
+
+def _slowest(groups: Sequence[Worked]) -> Worked:
+    return max(groups, key=lambda group: group.step_s)

@@ -4,9 +4,10 @@ A group that takes a share of the batch needs other rules than one that trains i
 not divide the batch, but the shares of all have to sum to it. So besides as many replicas as fit, rounder numbers of
 them are tried, which leave devices idle: 625, 624, 608, 576, 512 of 625.
 
-Each split's step is evaluated with one and with two micro-batches; a step is affine in their number (`cost.step`: every
-part is constant or proportional to m, or to m - 1), so this is all of it. A deep pipeline may hold fewer micro-batches
-than its depth where memory is short: how many, is found by bisection, since memory does not fall with them.
+Each split's step is evaluated with as few micro-batches as it can take, and with twice as many; from there on a step
+is affine in their number (`cost.step`: every part is constant or proportional to m, or to m - 1), so this is all of it.
+A deep pipeline may hold fewer micro-batches than its depth where memory is short: how many, is found by bisection,
+since memory does not fall with them.
 """
 
 from __future__ import annotations
@@ -102,22 +103,24 @@ def pool_entrant(
     columns, most = columns[:, held], most[held]
     split = _split(columns, sequence=sequence, software=software, narrow_share=narrow_share)
 
-    def seconds(micro_batches: float) -> Array:
+    def seconds(micro_batches: Array) -> Array:
         many = _batched(split, micro_batches)
         step = step_time(decoder, machine=machine, split=many, software=software, parameters=parameters)
         return np.broadcast_to(step.total_s, most.shape)
 
-    first_s = seconds(1.0)
-    slot_s = seconds(2.0) - first_s
     named = dict(zip(_NAMES, columns, strict=True))
+    # Interleaved stages take micro-batches by as many as there are stages.
+    multiple = np.where(named["virtual"] > 1, named["pp"], 1.0)
+    first_s = seconds(multiple)
+    slot_s = (seconds(2.0 * multiple) - first_s) / multiple
     ones = np.ones(len(most), dtype=np.int64)
     offers = Offers(
         quantum=(named["dp"] * named["micro_batch"]).astype(np.int64),
         slot_s=slot_s,
-        fixed_s=first_s - slot_s,
+        fixed_s=first_s - multiple * slot_s,
         least=ones,
         most=most,
-        multiple=np.where(named["virtual"] > 1, named["pp"], 1.0).astype(np.int64),
+        multiple=multiple.astype(np.int64),
         # Two thirds of a micro-batch's time are its backward pass.
         window_s=2.0 / 3.0 * overlap * slot_s,
     )

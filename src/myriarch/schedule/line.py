@@ -122,8 +122,8 @@ class Line:
     def parts(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> list[int]:
         """Parts of the line in which somebody may be a candidate, by the least that its jobs ask for."""
         first, end = self.first // PART_LENGTH, -(-self._end // PART_LENGTH)
-        if end - first == 1:
-            return [first]
+        if end - first <= 1:
+            return [first] if self.count else []
         devices = self._least_devices[first:end]
         may = self._least_estimate_s[first:end] + now_s <= hold_s
         if spare_devices:

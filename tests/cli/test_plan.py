@@ -81,20 +81,24 @@ def test_what_was_not_said_is_assumed_aloud(myriarch: Command) -> None:
     assert len(made["question"]["assumed"]) == 2
 
 
-def test_unlike_pools_of_a_file_share_the_batch(myriarch: Command) -> None:
-    model, fleet = str(EXAMPLES / "model.yaml"), str(EXAMPLES / "fleet.yaml")
-    made = answer(myriarch("plan", "--model", model, "--fleet", fleet, "--batch", "2048", "--json"))
-    both = next(plan for plan in made["plans"] if len(plan["groups"]) == 2)
-    assert sum(group["sequences"] for group in both["groups"]) == 2048
-    assert both["averaging"]["alternative"]
-    assert both["carbon_kg"] > 0
-    assert [paid["currency"] for paid in both["money"]] == ["CNY"]
-    cheap = answer(
-        myriarch("plan", "--model", model, "--fleet", fleet, "--batch", "2048", "--objective", "cost", "--json")
-    )
-    spent = [plan["money"][0]["amount"] for plan in cheap["plans"]]
+def test_unlike_pools_share_the_batch_and_a_line_may_name_them(myriarch: Command) -> None:
+    words = ("--model", "llama-3.1-8b", "--fleet", "h100-sxm:32+a100-sxm-80:32@25GB/s", "--batch", "512", "--json")
+    made = answer(myriarch("plan", *words))
+    best = next(plan for plan in made["plans"] if len(plan["groups"]) == 2)
+    assert sum(group["sequences"] for group in best["groups"]) == 512
+    assert best["averaging"]["alternative"]
+    assert max(group["step_s"] for group in best["groups"]) <= best["step_s"] * (1 + 1e-9)
+    for group in best["groups"]:
+        assert sum(group["breakdown_s"].values()) == pytest.approx(group["step_s"])
+        assert group["memory_bytes"] <= group["capacity_bytes"]
+
+
+def test_the_least_money_at_two_sites_with_tariffs(myriarch: Command) -> None:
+    fleet = ("--fleet", str(EXAMPLES / "fleet.yaml"), "--batch", "2048", "--objective", "cost", "--json")
+    made = answer(myriarch("plan", "--model", "llama-3.1-8b", *fleet))
+    spent = [plan["money"][0]["amount"] for plan in made["plans"]]
     assert spent == sorted(spent)
-    assert spent[0] <= min(plan["money"][0]["amount"] for plan in made["plans"])
+    assert all(plan["money"][0]["currency"] == "CNY" and plan["carbon_kg"] > 0 for plan in made["plans"])
 
 
 def test_how_many_devices_a_deadline_takes(myriarch: Command) -> None:
@@ -159,6 +163,7 @@ def test_doubtful_chips_are_labelled(myriarch: Command) -> None:
         ((*SMALL, "--top", "0"), "--top"),
         ((*SMALL, "--budget", "1M USD"), "needs prices"),
         ((*SMALL, "--batch", "1.5"), "whole number"),
+        ((*SMALL, "--batch", "1e19"), "--batch: `1e19` is more than"),
         ((*SMALL, "--emit", "pytorch"), "--emit: `pytorch`"),
         (("--compute-optimal",), "--flops"),
         (("--compute-optimal", "--flops", "1e22", "--law", "chinchila"), "chinchila"),
@@ -230,6 +235,16 @@ def test_walls_have_rows_remedies_and_a_picture(myriarch: Command, tmp_path: Pat
     assert picture.read_text("utf-8").startswith("<svg")
 
 
+def test_a_model_file_may_begin_with_a_digit(
+    myriarch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "70b.yaml").write_text("name: m\n")
+    done = myriarch("walls", "--model", "70b.yaml", "--chip", "h100-sxm")
+    assert done.returncode == 2
+    assert "70b.yaml:1: `layers` is missing" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -237,6 +252,10 @@ def test_walls_have_rows_remedies_and_a_picture(myriarch: Command, tmp_path: Pat
         (("--chip", "h100-sxm", "--from", "9", "--to", "8"), "--from"),
         (("--chip", "h100-sxm", "--power", "30"), "--power"),
         (("--chip", "h100-sxm", "--pue", "0.9"), "--pue"),
+        (("--chip", "h100-sxm", "--pue", "nan"), "--pue"),
+        (("--chip", "h100-sxm", "--pue", "inf"), "--pue"),
+        (("--chip", "h100-sxm", "--price", "nan"), "--price"),
+        (("--chip", "h100-sxm", "--to", "1e300"), "--to"),
         (("--chip", "h100-sxm", "--points", "1"), "--points"),
     ],
 )
@@ -244,3 +263,9 @@ def test_wrong_walls_are_explained(myriarch: Command, words: tuple[str, ...], sa
     done = myriarch("walls", "--model", "llama-3.1-8b", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+def test_a_model_that_fits_on_no_pool_of_several(myriarch: Command) -> None:
+    done = myriarch("plan", "--model", "llama-3.1-405b", "--fleet", "h100-sxm:8+mi300x:8@25GB/s", "--tokens", "1T")
+    assert done.returncode == 1, done.stderr
+    assert "fits nowhere" in done.stdout

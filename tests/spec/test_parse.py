@@ -164,6 +164,7 @@ def test_says_what_is_wrong_with_a_fleet(text: str, message: str) -> None:
         ("nodes: !!int 1", None),
         ("nodes: !thing 1", "nodes: has the tag `!thing`, and tags are not used here; remove it"),
         ("chip: 3", 'chip: the number 3 is not text; put it in quotes: "3"'),
+        ("chip: .nan", 'chip: the number nan is not text; put it in quotes: "nan"'),
         ("chip: {vendor: x}", "chip: `id` is missing; a chip needs `id`"),
         (
             "chip: {id: x, rate_flops_per_s: {bf17: 1}}",

@@ -40,6 +40,8 @@ from myriarch.units import format_rate, format_s
 PRECISIONS: Final = ("bf16", "fp16", "fp8", "fp4")
 MOST_DEVICES: Final = 131_072
 """Looked at when the question is how many."""
+MOST_SEQUENCES: Final = 10**12
+"""Of a step, and tokens of one: the search looks through divisors."""
 EMIT_TRIES: Final = 40
 """Plans that are tried, best first, when one has to be said in a framework's words."""
 PARTS_SHOWN: Final = 0.005
@@ -145,7 +147,7 @@ def ask_of(options: Options) -> Ask:
     for option, text in (("--model", options.model), ("--fleet", options.fleet)):
         if not text:
             raise UsageError(f"{option} is missing", hint="try: myriarch plan --model llama-3.1-8b --fleet h100-sxm:64")
-    model, (fleet, sizing) = _model(options.model), _fleet(options)
+    model, (fleet, sizing) = model_from(options.model), _fleet(options)
     aim = _aim(options, sizing=sizing)
     money = quantity.money(options.budget, option="--budget") if options.budget else None
     if options.top < 1:
@@ -170,7 +172,7 @@ def ask_of(options: Options) -> Ask:
     )
 
 
-def _model(text: str) -> Model:
+def model_from(text: str) -> Model:
     """A file, a name of the catalogue, or a number of parameters, which gets a usual shape."""
     if text[:1].isdigit() and Path(text).suffix.lower() not in (".yaml", ".yml", ".json", ".toml"):
         return model_of(quantity.count(text, option="--model"))
@@ -220,6 +222,8 @@ def _whole(text: str, option: str) -> int | None:
     value = quantity.count(text, option=option)
     if value != int(value):
         raise UsageError(f"{option}: `{text}` is not a whole number")
+    if value > MOST_SEQUENCES:
+        raise UsageError(f"{option}: `{text}` is more than {MOST_SEQUENCES:g}", hint="give what a step can hold")
     return int(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Final
@@ -12,22 +13,21 @@ from rich.console import Console
 from rich.table import Table
 
 from myriarch.cli import quantity
-from myriarch.cli.files import load_model
+from myriarch.cli.plan import model_from
 from myriarch.cli.report import WIDTH_WITHOUT_TERMINAL
 from myriarch.cli.report_words import Language, choose_language
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.silicon import machine
 from myriarch.errors import EXIT_OK, EnvironmentFault, SpecError, UsageError
-from myriarch.plan.shapes import model_of
 from myriarch.plan.walls import BATCH_TOKENS, DEFAULT_PUE, Site, Walls, device_counts, walls
 from myriarch.plan.walls_search import searched
 from myriarch.plan.walls_svg import walls_svg
 from myriarch.spec.catalogue import described, lookup
-from myriarch.spec.model import Model
 from myriarch.spec.shorthand import node_devices
 from myriarch.units import SUFFIXES, format_rate, format_s, parse_quantity
 
 MOST_POINTS: Final = 40
+MOST_DEVICES: Final = 10_000_000
 
 TERMS: Final[dict[str, dict[Language, str]]] = {
     "devices": {"en": "devices", "zh": "卡"},
@@ -87,7 +87,7 @@ def show_walls(options: Options, *, json_output: bool, lang: str = "") -> int:
 
 
 def _walls(options: Options) -> Walls:
-    model = _model(options.model)
+    model = model_from(options.model)
     chip = lookup(options.chip)
     if chip.power_w is None:
         raise SpecError(
@@ -100,10 +100,11 @@ def _walls(options: Options) -> Walls:
     last = _devices(options.last, "--to")
     if not 2 <= options.points <= MOST_POINTS:
         raise UsageError(f"--points: {options.points}", hint=f"use 2 to {MOST_POINTS}")
-    if options.pue < 1:
-        raise UsageError(f"--pue: {options.pue} is below 1", hint="a site draws no less than its machines; try 1.25")
-    if options.price is not None and options.price < 0:
-        raise UsageError(f"--price: {options.price} is below zero", hint="say what a kWh costs")
+    if not 1 <= options.pue < math.inf:
+        hint = "a site draws no less than its machines; try 1.25"
+        raise UsageError(f"--pue: {options.pue} is not a finite number from 1 up", hint=hint)
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise UsageError(f"--price: {options.price} is not a finite number from 0 up", hint="say what a kWh costs")
     batch = quantity.count(options.batch_tokens, option="--batch-tokens") if options.batch_tokens else BATCH_TOKENS
     decoder = Decoder.of(model)
     return walls(
@@ -118,14 +119,12 @@ def _walls(options: Options) -> Walls:
     )
 
 
-def _model(text: str) -> Model:
-    return model_of(quantity.count(text, option="--model")) if text[:1].isdigit() else load_model(text)
-
-
 def _devices(text: str, option: str) -> int:
     value = quantity.count(text, option=option)
     if value != int(value):
         raise UsageError(f"{option}: `{text}` is not a whole number of devices")
+    if value > MOST_DEVICES:
+        raise UsageError(f"{option}: `{text}` is more than {MOST_DEVICES:,} devices", hint="nobody has so many")
     return int(value)
 
 

@@ -112,7 +112,7 @@ class _Planner:
         if len(self.ask.fleet.pools) == 1:
             return [each for _, each in priced]
         ranked = sorted(priced, key=lambda pair: (not pair[1].meets, self._value(*pair)))
-        behind = [*ranked[1:], None]
+        behind = [*ranked[1:], None][: len(ranked)]
         return [
             msgspec.structs.replace(one[1], why_not_next="" if other is None else self._compared(one, other))
             for one, other in zip(ranked, behind, strict=True)

@@ -243,4 +243,4 @@ def _number_remedy(text: str) -> str:
 
 def _plain(number: float) -> str:
     """As a person would write it: 8 for 8.0."""
-    return str(int(number)) if number == int(number) and abs(number) < 1e15 else str(number)
+    return str(int(number)) if abs(number) < 1e15 and number == int(number) else str(number)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from myriarch.errors import SpecError
 from myriarch.schedule import releases as releases_module
 from myriarch.schedule.job import Job, JobId
-from myriarch.schedule.line import PART_LENGTH, Line
+from myriarch.schedule.line import PART_LENGTH, Full, Line
 from myriarch.schedule.profile import Profile
 from myriarch.schedule.releases import Release, Releases
 
@@ -120,9 +120,15 @@ def test_line(rows: list[tuple[int, int, int]], free: int, hold_s: int, spare: i
     assert line.jobs() == plain
     asked = {"free_devices": free, "now_s": 0.0, "hold_s": float(hold_s), "spare_devices": spare}
     for _ in range(2):  # the second time with sharper bounds
-        found = [at for part in line.parts(**asked) for at in line.candidates(part, **asked)]  # type: ignore[arg-type]
+        parts = line.parts(**asked)  # type: ignore[arg-type]
+        found = [one for part in parts for one in line.candidates(part, **asked, full=Full())]  # type: ignore[arg-type]
         expected = [one for one in plain if one.devices <= free and (one.estimate_s <= hold_s or one.devices <= spare)]
-        assert [line.job(at) for at in found] == expected
+        assert found == [(line.find(one.id), one) for one in expected]
+        full = Full()
+        full.ever.add(1)
+        full.late.update((1, 2))
+        rest = [one for part in parts for _, one in line.candidates(part, **asked, full=full)]  # type: ignore[arg-type]
+        assert rest == [one for one in expected if one.devices not in ((1,) if one.estimate_s <= hold_s else (1, 2))]
         line.check()
     if plain:
         assert line.job(line.first) == plain[0]

@@ -21,7 +21,7 @@ from myriarch.schedule.easy import Easy
 from myriarch.schedule.in_order import InOrder
 from myriarch.schedule.job import Job, JobId, Within
 from myriarch.schedule.layout import PoolLayout
-from myriarch.schedule.machine import Machine
+from myriarch.schedule.machine import Hold, Machine
 from myriarch.schedule.order import LARGEST, SHORTEST, Order
 from myriarch.schedule.placed import Placed
 from myriarch.schedule.scheduler import Scheduler
@@ -92,8 +92,17 @@ class Watched:
                     assert decision.reason.hold_s is not None
                     self.held_s.setdefault(decision.reason.head, decision.reason.hold_s)
         if (hold := self.easy.hold) is not None:
+            self._as_if_anew(hold)
             self.held_s.setdefault(hold.job, hold.at_s)
         return decisions
+
+    def _as_if_anew(self, hold: Hold) -> None:
+        """What a hold leaves is what one that was worked out now would find on the same nodes."""
+        if isinstance(self.machine, Placed) and hold.at_s < math.inf:
+            nodes, head = self.machine.pools[hold.pool], self.easy.head
+            assert head is not None
+            _, each = nodes.pool.gang(head.devices)
+            assert hold.spare_on == {node: nodes._free_at(node, hold.at_s) - each for node in hold.spare_on}
 
 
 def machines() -> list[Callable[[], Machine]]:

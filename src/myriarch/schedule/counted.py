@@ -98,6 +98,10 @@ class Counted:
         at_s, back = self._releases.when(job.devices - self.free_devices)
         return Hold(job=job.id, at_s=at_s, spare_devices=self.free_devices + back - job.devices)
 
+    def renew(self, hold: Hold, job: Job, *, now_s: float) -> Hold:
+        """Worked out anew: it is one walk."""
+        return self.hold(job, now_s=now_s)
+
     def beside(self, hold: Hold) -> int:
         """Those that it leaves."""
         return min(self.free_devices, hold.spare_devices)

@@ -19,7 +19,7 @@ import numpy as np
 
 from myriarch.schedule.decision import Decision, Start
 from myriarch.schedule.job import Job, JobId
-from myriarch.schedule.line import Positions
+from myriarch.schedule.line import Full
 from myriarch.schedule.machine import Hold, Machine
 from myriarch.schedule.order import ARRIVAL, Order
 from myriarch.schedule.queue import Queue
@@ -99,10 +99,13 @@ class Easy:
     def _held(self, now_s: float) -> Hold:
         """The hold for the first in the queue: the one there is, while it stands."""
         head = self._queue.line.job(self._queue.head())
-        if self._hold is None or self._hold.job != head.id or self._surprises != self.machine.surprises:
-            self._hold = self.machine.hold(head, now_s=now_s)
-            self._surprises = self.machine.surprises
-        return self._hold
+        hold = self._hold
+        if hold is None or hold.job != head.id:
+            hold = self.machine.hold(head, now_s=now_s)
+        elif self._surprises != self.machine.surprises:
+            hold = self.machine.renew(hold, head, now_s=now_s)
+        self._hold, self._surprises = hold, self.machine.surprises
+        return hold
 
     def _pass(self, now_s: float) -> list[Start]:
         starts: list[Start] = []
@@ -115,34 +118,37 @@ class Easy:
 
     def _backfill(self, starts: list[Start], hold: Hold, now_s: float) -> None:
         """Start those behind the first that fit beside the hold."""
-        places = self._candidates(hold, now_s)
-        if not (self._queue.order.by_arrival and not self._shortest_first):
-            places = iter(self._ordered(np.fromiter(places, dtype=np.intp)).tolist())
+        full = Full()
+        in_place = self._queue.order.by_arrival and not self._shortest_first
+        found = (self._candidates if in_place else self._ordered)(hold, now_s, full)
         line, machine = self._queue.line, self.machine
         head = self._queue.head()
-        full: set[tuple[int, bool]] = set()
-        for at in places:
+        for at, job in found:
             if at == head:
                 continue
-            job = line.job(at)
-            # Who needs the same as somebody before, for whom there was no place, is not looked at.
-            needs = (line.shape(at), now_s + job.estimate_s <= hold.at_s)
-            if needs in full:
-                continue
             placement = machine.place(job, now_s=now_s, hold=hold)
-            if placement is None:
-                full.add(needs)
+            if placement is None:  # nor is there one for who needs the same
+                full.late.add(line.shape(at))
+                if now_s + job.estimate_s <= hold.at_s:
+                    full.ever.add(line.shape(at))
                 continue
             starts.append(self._queue.start(at, placement, now_s=now_s, hold=hold))
             if not machine.free_devices:
                 return
 
-    def _candidates(self, hold: Hold, now_s: float) -> Iterator[int]:
+    def _candidates(self, hold: Hold, now_s: float, full: Full) -> Iterator[tuple[int, Job]]:
         """Who may start beside the hold by mere numbers, in order of arrival."""
         line, free, beside = self._queue.line, self.machine.largest, self.machine.beside(hold)
         for part in line.parts(free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside):
-            yield from line.candidates(part, free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside)
+            yield from line.candidates(
+                part, free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside, full=full
+            )
 
-    def _ordered(self, places: Positions) -> Positions:
+    def _ordered(self, hold: Hold, now_s: float, full: Full) -> Iterator[tuple[int, Job]]:
+        """The same by estimate, or in the order of the queue."""
         line = self._queue.line
-        return line.by_estimate(places) if self._shortest_first else line.in_order(places)
+        places = np.array([at for at, _ in self._candidates(hold, now_s, full)], dtype=np.intp)
+        for at in (line.by_estimate(places) if self._shortest_first else line.in_order(places)).tolist():
+            job = line.job(at)
+            if line.shape(at) not in (full.late if now_s + job.estimate_s > hold.at_s else full.ever):
+                yield at, job

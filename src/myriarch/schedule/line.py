@@ -20,6 +20,18 @@ GONE: Final = np.iinfo(np.int64).max
 """Devices of a place that nobody has: more than any machine."""
 
 
+class Full:
+    """Shapes of jobs for which a pass found no place."""
+
+    __slots__ = ("ever", "late")
+
+    def __init__(self) -> None:
+        self.late: set[int] = set()
+        """No place for those that outlast the hold."""
+        self.ever: set[int] = set()
+        """No place at all."""
+
+
 class Line:
     """Places in order of arrival. A place keeps its number until the next `append`.
 
@@ -133,19 +145,24 @@ class Line:
         return found
 
     def candidates(
-        self, part: int, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int
-    ) -> Iterator[int]:
+        self, part: int, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int, full: Full
+    ) -> Iterator[tuple[int, Job]]:
         """Who of a part, by mere numbers, may start beside a hold, in order of arrival.
 
-        Its devices are free, and it is over when the hold begins or so many are spare.
+        Its devices are free, and it is over when the hold begins or so many are spare. `full` says for whose needs
+        there was no place; it may grow meanwhile.
         """
         begin, end = max(self.first, part * PART_LENGTH), min(self._end, (part + 1) * PART_LENGTH)
-        nobody = True
+        nobody, shapes = True, self._shapes
         for at, job in enumerate(self._jobs[begin:end], start=begin):
-            if job is not None and job.devices <= free_devices:  # noqa: SIM102 - the rarer question last
-                if job.estimate_s + now_s <= hold_s or job.devices <= spare_devices:
-                    nobody = False
-                    yield at
+            if job is None or job.devices > free_devices:
+                continue
+            late = job.estimate_s + now_s > hold_s
+            if late and job.devices > spare_devices:
+                continue
+            nobody = False
+            if shapes[at] not in (full.late if late else full.ever):
+                yield at, job
         if nobody:  # its least were those of jobs that left, or of two jobs
             self._least_devices[part] = self._devices[begin:end].min()
             self._least_estimate_s[part] = self._estimate_s[begin:end].min()

@@ -74,6 +74,9 @@ class Machine(Protocol):
     def hold(self, job: Job, *, now_s: float) -> Hold:
         """The earliest instant at which a job that does not fit now fits by the estimates, and what it leaves."""
 
+    def renew(self, hold: Hold, job: Job, *, now_s: float) -> Hold:
+        """The hold as it is after surprises; the same one, brought up to date, where nothing better came of them."""
+
     def beside(self, hold: Hold) -> int:
         """Free devices that jobs which outlast the hold may use now, all together."""
 

@@ -5,6 +5,8 @@ Of the places that will do, the fullest one that is large enough is taken, so th
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,8 @@ from myriarch.schedule.job import Within
 from myriarch.schedule.layout import PoolLayout
 
 Nodes = NDArray[np.intp]
+
+MORE_THAN_ANY: Final = np.iinfo(np.int64).max
 
 
 def choose(
@@ -64,7 +68,7 @@ def _counts(of: NDArray[np.bool_] | NDArray[np.int64], size: int) -> NDArray[np.
 
 def _fullest(counts: NDArray[np.int64], nodes: int) -> int | None:
     """Of the places with room for so many nodes, the one with least room."""
-    room = np.where(counts >= nodes, counts, np.iinfo(np.int64).max)
+    room = np.where(counts >= nodes, counts, MORE_THAN_ANY)
     best = int(room.argmin())
     return best if counts[best] >= nodes else None
 

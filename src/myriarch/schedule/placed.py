@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from myriarch.errors import SpecError
 from myriarch.schedule.decision import Placement
 from myriarch.schedule.job import Job, JobId, Within
@@ -26,6 +28,13 @@ class _Way(NamedTuple):
     """Nodes."""
     each: int
     """Devices on each."""
+
+
+class _Found(NamedTuple):
+    """The earliest instant for a job, and how it would lie there."""
+
+    at_s: float
+    way: _Way
 
 
 class _Running(NamedTuple):
@@ -47,6 +56,8 @@ class Placed:
         self._starts = 0
         self.devices = self.free_devices = sum(pool.devices for pool in pools)
         self.surprises = 0
+        self._early: list[_Running] | None = []
+        """What ended before its time since the last hold; None: nodes went or came, so that no hold stands."""
 
     @property
     def largest(self) -> int:
@@ -100,7 +111,10 @@ class Placed:
         """Give them back."""
         nodes, placement, until_s, number = self._running.pop(job)
         self.free_devices += placement.devices
-        self.surprises += until_s != now_s
+        if until_s != now_s:
+            self.surprises += 1
+            if self._early is not None:
+                self._early.append(_Running(nodes, placement, until_s, number))
         nodes.give(placement.nodes, placement.devices_per_node, until_s, number)
         return True
 
@@ -110,13 +124,34 @@ class Placed:
 
     def hold(self, job: Job, *, now_s: float) -> Hold:
         """The earliest place in any pool. What is overdue may come back at any time: it counts as coming back now."""
-        within, ways = self._ways[self.shape(job)]
+        return self._held(job, self._earliest(job), now_s)
+
+    def renew(self, hold: Hold, job: Job, *, now_s: float) -> Hold:
+        """Where no earlier place came of it the nodes stay the same; of those that were to be busy more is left."""
+        found = self._earliest(job)
+        if self._early is None or found.at_s != hold.at_s or found.way.nodes.pool.name != hold.pool:
+            return self._held(job, found, now_s)
+        for nodes, placement, until_s, _ in self._early:
+            if nodes.pool.name == hold.pool and until_s > hold.at_s:
+                for node in placement.nodes:
+                    if node in hold.spare_on:
+                        hold.spare_on[node] += placement.devices_per_node
+        self._early = []
+        return hold
+
+    def _earliest(self, job: Job) -> _Found:
+        _, ways = self._ways[self.shape(job)]
+        within = job.within
         instants = [nodes.when(many, each, within) for nodes, many, each in ways]
         at_s = min(instants)
-        nodes, many, each = ways[instants.index(at_s)]
+        return _Found(at_s, ways[instants.index(at_s)])
+
+    def _held(self, job: Job, found: _Found, now_s: float) -> Hold:
+        self._early = []
+        at_s, (nodes, many, each) = found
         if at_s == float("inf"):  # too few nodes are there; others go on meanwhile
             return Hold(job=job.id, at_s=at_s, spare_devices=self.free_devices)
-        spare_on = nodes.spare_at(at_s, many, each, within)
+        spare_on = nodes.spare_at(at_s, many, each, job.within)
         held = Hold(job=job.id, at_s=max(at_s, now_s), spare_devices=0, pool=nodes.pool.name, spare_on=spare_on)
         held.spare_devices = self.beside(held)
         return held
@@ -125,8 +160,9 @@ class Placed:
         """All that is free but what is held on its nodes."""
         if not hold.spare_on:
             return self.free_devices
-        free = self.pools[hold.pool].free
-        return self.free_devices - sum(max(0, int(free[node]) - spare) for node, spare in hold.spare_on.items())
+        count = len(hold.spare_on)
+        free = self.pools[hold.pool].free[np.fromiter(hold.spare_on, np.int64, count)]
+        return self.free_devices - int((free - np.fromiter(hold.spare_on.values(), np.int64, count)).clip(0).sum())
 
     def withdraw(self, pool: str, node: int) -> tuple[JobId, ...]:
         """Take out a node, when nothing runs on it; else the jobs that have to end first, in the order of starting."""
@@ -148,6 +184,7 @@ class Placed:
         self.devices = sum(nodes.usable_devices for nodes in self.pools.values())
         self.free_devices = sum(nodes.free_devices for nodes in self.pools.values())
         self.surprises += 1
+        self._early = None
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -1,1 +1,1 @@
-"""Which devices do which work. First slice: the nodes of a run's replica groups."""
+"""Which devices do which work: the queue of a fleet, gangs on nodes, and the nodes of a run's replica groups."""

@@ -165,6 +165,11 @@ def test_doubtful_chips_are_labelled(myriarch: Command) -> None:
         ((*SMALL, "--batch", "1.5"), "whole number"),
         ((*SMALL, "--batch", "1e19"), "--batch: `1e19` is more than"),
         ((*SMALL, "--emit", "pytorch"), "--emit: `pytorch`"),
+        ((*SMALL, "--flops", "1e22"), "--flops goes with --compute-optimal"),
+        ((*SMALL, "--law", "kaplan"), "--law goes with --compute-optimal"),
+        ((*SMALL, "--deadline", "1e-9s"), "less than a second"),
+        (("--compute-optimal", "--flops", "1e22", "--emit", "torchtitan"), "--emit does not go"),
+        (("--compute-optimal", "--fleet", "h100-sxm", "--deadline", "30d"), "not how many"),
         (("--compute-optimal",), "--flops"),
         (("--compute-optimal", "--flops", "1e22", "--law", "chinchila"), "chinchila"),
     ],
@@ -185,6 +190,59 @@ def test_fixed_axes_are_kept(myriarch: Command) -> None:
         ("sequence_parallel", {True}),
     ):  # fmt: skip
         assert {layout[name] for layout in layouts} <= values
+
+
+def test_what_is_fixed_is_fixed_in_every_pool(myriarch: Command) -> None:
+    words = ("--model", "llama-3.1-8b", "--fleet", "h100-sxm:32+a100-sxm-80:32@25GB/s", "--batch", "512")
+    made = answer(myriarch("plan", *words, "--fix", "tp=4", "--fix", "pp=1", "--json"))
+    assert {(group["layout"]["tp"], group["layout"]["pp"]) for plan in made["plans"] for group in plan["groups"]} == {
+        (4, 1)
+    }
+
+
+def fleet_file(folder: Path, **pool: Any) -> str:
+    """Two pools on one link; `pool` is added to the first."""
+    pools = [
+        {"name": name, "chip": "h100-sxm", "nodes": 2, "devices_per_node": 8, **more}
+        for name, more in (("a", pool.get("a", {})), ("b", pool.get("b", {})))
+    ]
+    link = {"between": ["a", "b"], "bandwidth_bytes_per_s": "25 GB/s"}
+    path = folder / "fleet.json"
+    path.write_text(json.dumps({"name": "two", "pools": pools, "links": [link]}), "utf-8")
+    return str(path)
+
+
+def test_a_price_that_is_missing_is_not_zero(myriarch: Command, tmp_path: Path) -> None:
+    fleet = fleet_file(tmp_path, a={"price_per_device_hour": 2, "currency": "USD"})
+    for words in (("--objective", "cost"), ("--budget", "1M USD")):
+        done = myriarch("plan", "--model", "llama-3.1-8b", "--fleet", fleet, *words)
+        assert (done.returncode, "`b` has none" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_missed_budget_gets_what_comes_nearest(myriarch: Command, tmp_path: Path) -> None:
+    price = {"price_per_device_hour": 2, "currency": "USD"}
+    fleet = fleet_file(tmp_path, a=price, b={**price, "price_per_device_hour": 1})
+    words = ("--model", "llama-3.1-8b", "--fleet", fleet, "--batch", "512", "--budget", "10 USD", "--json")
+    made = answer(myriarch("plan", *words), code=3)
+    spent = [plan["money"][0]["amount"] for plan in made["plans"]]
+    assert spent == sorted(spent)
+    assert spent[0] > 10
+
+
+def test_a_slow_network_between_nodes_is_felt_by_pipelines(myriarch: Command, tmp_path: Path) -> None:
+    """Stages are neighbours, but a pipeline longer than a node leaves it somewhere."""
+    steps = []
+    for rate in ("50 GB/s", "1 B/s"):
+        pool = {"name": "a", "chip": "h100-sxm", "nodes": 2, "devices_per_node": 8}
+        path = tmp_path / "fleet.json"
+        path.write_text(
+            json.dumps({"name": "one", "pools": [{**pool, "link": {"bandwidth_bytes_per_s": rate}}]}), "utf-8"
+        )
+        words = ("--model", "llama-3.1-8b", "--fleet", str(path), "--batch", "512", "--top", "1", "--json")
+        best = answer(myriarch("plan", *words))["plans"][0]
+        steps.append((best["devices"], best["step_s"]))
+    assert steps[1][0] == 8, "over 1 B/s nothing is sent"
+    assert steps[1][1] > 1.5 * steps[0][1]
 
 
 def test_what_is_offloaded_is_said_and_costs_time(myriarch: Command) -> None:

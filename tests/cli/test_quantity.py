@@ -25,7 +25,8 @@ def test_counts(text: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("30d", 30.0), ("720h", 30.0), ("1 month", 30.0), ("6 weeks", 42.0), ("1.5 years", 547.5)]
+    ("text", "value"),
+    [("30d", 30.0), ("720h", 30.0), ("1 month", 30.0), ("6 weeks", 42.0), ("1.5 years", 547.5), ("30天", 30.0)],
 )
 def test_durations(text: str, value: float) -> None:
     assert quantity.days(text, option="--deadline") == pytest.approx(value)
@@ -33,7 +34,13 @@ def test_durations(text: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("5e6", (5e6, "")), ("20M USD", (20e6, "USD")), ("3000万 cny", (3e7, "CNY")), ("7 eur", (7.0, "EUR"))],
+    [
+        ("5e6", (5e6, "")),
+        ("20M USD", (20e6, "USD")),
+        ("3000万 cny", (3e7, "CNY")),
+        ("7 eur", (7.0, "EUR")),
+        ("3000万元", (3e7, "CNY")),
+    ],
 )
 def test_money(text: str, value: tuple[float, str]) -> None:
     assert quantity.money(text, option="--budget") == value

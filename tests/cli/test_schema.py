@@ -45,8 +45,8 @@ def test_examples_fit_the_schema_of_their_name(path: Path) -> None:
     _validator(path.stem).validate(yaml.safe_load(path.read_text()))
 
 
-def test_examples_are_all_three_kinds() -> None:
-    assert {path.stem for path in EXAMPLES} == {"fleet", "model", "run"}
+def test_examples_are_of_every_kind_that_people_write() -> None:
+    assert {path.stem for path in EXAMPLES} == {"fleet", "model", "run", "market", "jobs"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -286,8 +286,8 @@ def test_laws_that_tell_no_loss_refuse_one() -> None:
         ({"law": "abnar"}, "needs `sparsity`"),
         ({"law": "besiroglu", "sparsity": 0.9}, "use law `abnar`"),
         ({"law": "abnar", "sparsity": 1.0}, "not in 0"),
-        ({"law": "krajewski-moe", "granularity": 0.5}, "below 1"),
-        ({"law": "muennighoff", "unique_tokens": 0.0}, "not above zero"),
+        ({"law": "krajewski-moe", "granularity": 0.5}, "a number from 1 up"),
+        ({"law": "muennighoff", "unique_tokens": 0.0}, "no number of tokens"),
     ],
 )
 def test_wrong_questions_are_refused_with_what_to_do(arguments: dict[str, object], message: str) -> None:

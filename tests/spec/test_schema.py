@@ -13,7 +13,7 @@ from myriarch.errors import UsageError
 from myriarch.spec.document import read_document
 from myriarch.spec.schema import KINDS, json_schema
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*/*.yaml"))
+EXAMPLES = sorted(path for path in (Path(__file__).parents[2] / "examples").glob("*/*.yaml") if path.stem in KINDS)
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:

@@ -139,7 +139,9 @@ def plan(
         bool, typer.Option("--compute-optimal", help="Find the model too: for --flops, or --fleet and --deadline.")
     ] = False,
     flops: Annotated[str, typer.Option("--flops", help="With --compute-optimal: the budget, 5e25.")] = "",
-    law: Annotated[str, typer.Option("--law", help="With --compute-optimal: see docs/planning.md.")] = "besiroglu",
+    law: Annotated[
+        str, typer.Option("--law", help="With --compute-optimal: besiroglu, or one of docs/planning.md.")
+    ] = "",
     unique_tokens: Annotated[str, typer.Option("--unique-tokens", help="With --law muennighoff.")] = "",
     sparsity: Annotated[float | None, typer.Option("--sparsity", help="With --law abnar.")] = None,
     granularity: Annotated[float | None, typer.Option("--granularity", help="With --law krajewski-moe.")] = None,
@@ -160,11 +162,21 @@ def plan(
     if compute_optimal:
         from myriarch.cli import optimal, quantity
 
+        optimal.check_options(options, emit=emit)
         chosen = optimal.Law(
-            name=law, sparsity=sparsity, granularity=granularity,
+            name=law or optimal.DEFAULT_LAW, sparsity=sparsity, granularity=granularity,
             unique_tokens=quantity.count(unique_tokens, option="--unique-tokens") if unique_tokens else None,
         )  # fmt: skip
         return optimal.optimal(options, flops=flops, law=chosen, json_output=json_output, lang=lang)
+    module.check_alone(
+        {
+            "--flops": flops,
+            "--law": law,
+            "--unique-tokens": unique_tokens,
+            "--sparsity": sparsity,
+            "--granularity": granularity,
+        }
+    )
     return module.plan(options, emit=emit, json_output=json_output, lang=lang)
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from typing import Final
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from myriarch.cli import quantity
+from myriarch.cli.console import Output
 from myriarch.cli.plan import Options, ask_of, show
 from myriarch.cli.plan_words import words_of
-from myriarch.cli.report import WIDTH_WITHOUT_TERMINAL
 from myriarch.cli.report_words import choose_language
 from myriarch.errors import EXIT_FAILED, EXIT_OK, UsageError
 from myriarch.event.base import Value
 from myriarch.plan.answer import Answer
 from myriarch.plan.planner import plan as answered
+from myriarch.plan.scaling import DEFAULT_LAW as DEFAULT_LAW
 from myriarch.plan.scaling import Optimum, Prediction, compared, compute_optimal, isoflop, law_of
 from myriarch.plan.scaling_laws import FLOPS_PER_PARAMETER_TOKEN
 from myriarch.plan.shapes import model_of
+from myriarch.spec.catalogue import catalogue
 from myriarch.spec.model import Model
 
 ROUNDS: Final = 12
@@ -67,6 +67,17 @@ class Law:
             unique_tokens=self.unique_tokens,
             sparsity=self.sparsity,
             granularity=self.granularity,
+        )
+
+
+def check_options(options: Options, *, emit: str) -> None:
+    """Raises UsageError for what --compute-optimal decides itself or cannot use."""
+    for option, text in (("--tokens", options.tokens), ("--emit", emit), ("--budget", options.budget)):
+        if text:
+            raise UsageError(f"{option} does not go with --compute-optimal", hint=f"leave {option} out")
+    if options.fleet in catalogue():
+        raise UsageError(
+            f"--fleet: `{options.fleet}` says which chip, not how many", hint=f"write {options.fleet}:1024"
         )
 
 
@@ -138,8 +149,7 @@ def _made(budget: float, said: str, found: Optimum, law: Law, answer: Answer | N
 
 
 def _show(made: Optimal, lang: str) -> None:
-    width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-    console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    console = Output()
     console.print(
         f"{made.budget_flops:.3g} FLOPs ({made.budget_from}): {FLOPS_PER_PARAMETER_TOKEN:g} x parameters x tokens"
     )

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from myriarch.cli import quantity
+from myriarch.cli.console import Output
 from myriarch.cli.files import load_fleet, load_model, load_profile
 from myriarch.cli.fixing import space_of
 from myriarch.cli.plan_words import Words, words_of
-from myriarch.cli.report import WIDTH_WITHOUT_TERMINAL
 from myriarch.cli.report_words import choose_language
 from myriarch.cost.profiled import apply_profiles
 from myriarch.cost.split import Machine
@@ -83,6 +83,13 @@ def plan(options: Options, *, emit: str = "", json_output: bool = False, lang: s
     if not made.plans:
         return EXIT_FAILED
     return EXIT_DEGRADED if made.target_missed else EXIT_OK
+
+
+def check_alone(given: Mapping[str, object]) -> None:
+    """Options that mean something to --compute-optimal only. Raises UsageError for the first that was given."""
+    for option, value in given.items():
+        if value not in ("", None):
+            raise UsageError(f"{option} goes with --compute-optimal; add it, or leave {option} out")
 
 
 def _emit(ask: Ask, framework: str, *, json_output: bool) -> int:
@@ -244,9 +251,7 @@ def _measured(fleet: Fleet, files: Sequence[str], precisions: Sequence[str]) -> 
 
 def show(made: Answer, *, words: Words, console: Console | None = None) -> None:
     """Draw the answer for people: the plans in a table, then the best in full."""
-    if console is None:
-        width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-        console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    console = console or Output()
     asked = made.question
     console.print(
         f"{asked.model}: {asked.parameters / 1e9:,.4g} B {words('parameters')}"

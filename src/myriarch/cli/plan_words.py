@@ -39,7 +39,7 @@ TERMS: Final[dict[str, tuple[str, str]]] = {
     "every": ("every", "每"),
     "nearest": ("measured", "实测近例"),
     "why": ("why", "为何"),
-    "why_not": ("not the next", "为何非次优"),
+    "why_not": ("not the next", "为何不选次优"),
     "doubt": ("doubtful", "存疑"),
     "stage": ("stage", "流水段"),
     "fits_nowhere": ("fits nowhere", "放不下"),

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 from myriarch.errors import UsageError
 from myriarch.units import NUMBER_PATTERN
 
-_AMOUNT: Final = re.compile(rf"\s*({NUMBER_PATTERN})\s*([A-Za-z万亿]*)\s*")
-_MONEY: Final = re.compile(rf"\s*({NUMBER_PATTERN})\s*([kMB万亿]?)\s*([A-Za-z]{{3}})?\s*")
+_AMOUNT: Final = re.compile(rf"\s*({NUMBER_PATTERN})\s*([A-Za-z万亿小时天日周个月年]*)\s*")
+_MONEY: Final = re.compile(rf"\s*({NUMBER_PATTERN})\s*([kMB万亿]?)\s*([A-Za-z]{{3}}|元|美元)?\s*")
 
 _COUNTS: Final = {
     "": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15, "万": 1e4, "亿": 1e8, "万亿": 1e12,
@@ -20,6 +20,7 @@ _COUNTS: Final = {
 _DAYS: Final = {
     "s": 1 / 86_400, "min": 1 / 1_440, "h": 1 / 24, "d": 1.0, "day": 1.0, "days": 1.0, "w": 7.0, "week": 7.0,
     "weeks": 7.0, "month": 30.0, "months": 30.0, "y": 365.0, "year": 365.0, "years": 365.0,
+    "小时": 1 / 24, "天": 1.0, "日": 1.0, "周": 7.0, "个月": 30.0, "月": 30.0, "年": 365.0,
 }  # fmt: skip
 """A month is 30 days, a year 365."""
 
@@ -49,7 +50,10 @@ def days(text: str, *, option: str) -> float:
             f"{option}: `{text}` is not a duration",
             hint="write a number and h, d, weeks, months (30 days) or years: 30d",
         )
-    return _positive(float(match[1].replace("_", "")) * _DAYS[match[2]], text, option)
+    found = _positive(float(match[1].replace("_", "")) * _DAYS[match[2]], text, option)
+    if found < _DAYS["s"]:
+        raise UsageError(f"{option}: `{text}` is less than a second", hint="give a longer one")
+    return found
 
 
 def money(text: str, *, option: str) -> Money:
@@ -58,7 +62,7 @@ def money(text: str, *, option: str) -> Money:
     if match is None:
         raise UsageError(f"{option}: `{text}` is not an amount of money", hint="write a number and a currency: 20M USD")
     amount = _positive(float(match[1].replace("_", "")) * _COUNTS[match[2]], text, option)
-    return Money(amount, (match[3] or "").upper())
+    return Money(amount, {"元": "CNY", "美元": "USD"}.get(match[3] or "", (match[3] or "").upper()))
 
 
 def _positive(value: float, text: str, option: str) -> float:

@@ -7,7 +7,6 @@ writer was at, not damage. The table is drawn from the same report that `--json`
 from __future__ import annotations
 
 import io
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from myriarch.account import History, Report, build_report, first_to_fix
 from myriarch.account.report import IncidentReport
+from myriarch.cli.console import Output
 from myriarch.cli.report_words import LEVELS, Language, advice, choose_language, leaf_name, term
 from myriarch.errors import EXIT_OK, EnvironmentFault, IntegrityError
 from myriarch.event.journal import Record, scan
@@ -33,8 +33,6 @@ BAR_CELLS: Final = 36
 """Width of a waterfall's bar."""
 SPARK_CELLS: Final = 40
 """Width of the loss curve."""
-WIDTH_WITHOUT_TERMINAL: Final = 110
-"""Columns of a report that goes into a file or a pipe."""
 INCIDENTS_SHOWN: Final = 20
 """Of more, the newest; `--json` has them all."""
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
@@ -115,9 +113,7 @@ def _emulation(attempt: Attempt) -> dict[str, str]:
 
 def show(made: Report, *, language: Language = "en", console: Console | None = None) -> None:
     """Draw the report for people."""
-    if console is None:
-        width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-        console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    console = console or Output()
     if isinstance(console.file, io.TextIOWrapper) and not _draws(console):
         console.file.reconfigure(errors="replace")  # a reason may quote anything; a `?` is better than no report
     _headline(console, made, language)

@@ -43,6 +43,20 @@ def _spec(name: str) -> Callable[[], dict[str, Any]]:
     return build
 
 
+def _market() -> dict[str, Any]:
+    from myriarch.schedule.broker_market import Market
+    from myriarch.spec.schema import schema_of
+
+    return schema_of(Market)
+
+
+def _jobs() -> dict[str, Any]:
+    from myriarch.schedule.broker_market import Jobs
+    from myriarch.spec.schema import schema_of
+
+    return schema_of(Jobs)
+
+
 def _report() -> dict[str, Any]:
     from myriarch.account import Report
 
@@ -103,6 +117,8 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "model": _spec("model"),
     "run": _spec("run"),
     "profile": _spec("profile"),
+    "market": _market,
+    "jobs": _jobs,
     "report": _report,
     "event": _event,
     "action": _action,

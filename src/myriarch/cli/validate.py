@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +10,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from myriarch.cli.console import Output
 from myriarch.cli.files import read_document_text
 from myriarch.errors import EXIT_OK, SpecError
 from myriarch.plan.published import read_published
 from myriarch.plan.validation import Accuracy, Validation
 from myriarch.plan.validation import validate as validate_runs
 
-WIDTH_WITHOUT_TERMINAL: Final = 110
 REASONS_SHOWN: Final = 20
 
 
@@ -44,9 +43,7 @@ def _document(path: Path) -> dict[str, object]:
 
 def show(result: Validation, *, console: Console | None = None) -> None:
     """Draw the errors by source, then memory, feasibility and the rows that cannot be predicted."""
-    if console is None:
-        width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-        console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    console = console or Output()
     table = Table(box=None, padding=(0, 1))
     table.add_column("source")
     for name in ("n", "MAPE", "median", "p90", "bias", "in 80 %", "one constant"):

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from myriarch.cli import quantity
+from myriarch.cli.console import Output
 from myriarch.cli.plan import model_from
-from myriarch.cli.report import WIDTH_WITHOUT_TERMINAL
 from myriarch.cli.report_words import Language, choose_language
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.silicon import machine
@@ -152,9 +152,7 @@ def _write(path: Path, text: str) -> None:
 
 def show(found: Walls, *, language: Language, console: Console | None = None) -> None:
     """Draw the walls as a table, and the counter-measures at the largest number of devices."""
-    if console is None:
-        width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-        console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    console = console or Output()
 
     def term(key: str) -> str:
         return TERMS[key][language]

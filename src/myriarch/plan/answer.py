@@ -128,7 +128,8 @@ class Saves(Value, frozen=True, kw_only=True):
 
 
 class EffectiveCompute(Value, frozen=True, kw_only=True):
-    """The four factors, expected; their product is `effective`."""
+    """The four factors, expected; their product is `effective`. Peaks are those of the precision in use: of 8-bit plans
+    `compute` is less than the MFU, which is counted against 16 bits as is usual."""
 
     availability: float
     scheduling: float

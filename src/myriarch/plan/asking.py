@@ -29,6 +29,7 @@ DEFAULT_SOFTWARE: Final = "megatron-core"
 HEADROOM: Final = 0.04
 """Of a device's memory, kept free: twice the mean error of the memory model on measured runs. A plan that fills a
 device to the last byte is as likely as not to run out."""
+POOLS_MOST: Final = 12
 NARROW: Final = ("fp8", "fp4")
 """Precisions that change what is learnt, however little: used when they are named."""
 
@@ -68,6 +69,12 @@ class Asked:
 
     def __init__(self, ask: Ask) -> None:
         self.ask: Final = ask
+        if len(ask.fleet.pools) > POOLS_MOST:
+            raise SpecError(
+                f"{len(ask.fleet.pools)} pools make too many sets to compare; plan for at most {POOLS_MOST}",
+                path="pools",
+                hint="join pools of one kind on one site",
+            )
         self.decoder: Final = Decoder.of(ask.model)
         self.software: Final = _level(ask.software)
         self.parameters: Final[Parameters] = CALIBRATED["all"]
@@ -112,13 +119,19 @@ class Asked:
             )
         if wanted and known and wanted not in known:
             raise SpecError(f"the budget is in {wanted}, the fleet's prices in {listed(known)}", path="budget")
-        if self.ask.budget is not None and not any(pool.price_per_device_hour for pool in self.ask.fleet.pools):
+        unpriced = [pool.name for pool in self.ask.fleet.pools if not self._is_priced(pool)]
+        # Where nothing has a price, the least money is the least device-hours; where some have, it is not known.
+        if unpriced and (self.ask.budget is not None or (needed and len(unpriced) < len(self.ask.fleet.pools))):
             raise SpecError(
-                "a budget needs prices, and no pool of the fleet has one",
+                f"money needs prices, and {listed(unpriced)} {'has' if len(unpriced) == 1 else 'have'} none",
                 path="pools",
-                hint="give `price_per_device_hour` and `currency` of each pool in a fleet file",
+                hint="give `price_per_device_hour` of each pool, or the tariff of its site, in a fleet file",
             )
         return known[0] if known else ""
+
+    def _is_priced(self, pool: Pool) -> bool:
+        site = self.ask.fleet.site_of(pool)
+        return pool.price_per_device_hour is not None or (site is not None and site.tariff is not None)
 
     def question(self) -> Question:
         """As the answer repeats it."""
@@ -151,6 +164,9 @@ class Asked:
             if precision in NARROW and precision not in known:
                 self.notes.append(f"pool `{pool.name}`: {chip.id} has no {precision} rate; left out")
                 continue
+            if precision == "bf16" and precision not in known and "fp16" in known:
+                self.notes.append(f"pool `{pool.name}`: {chip.id} has no bf16; planned in fp16")
+                precision = "fp16"
             found[precision] = self.machine(pool, precision)
         if not found:
             raise SpecError(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from myriarch.cost.memory import Memory
 from myriarch.cost.split import Machine, Split
 from myriarch.cost.step import StepTime
 from myriarch.plan.answer import Averaging, Group, Layout, StageMemory
 from myriarch.spec.catalogue import described, lookup
-from myriarch.spec.fleet import Chip, Pool
+from myriarch.spec.fleet import Chip, Pool, Precision
 
 KINDS: Final = ("weights", "gradients", "optimizer", "activations", "logits", "workspace", "fragments")
 
@@ -50,6 +50,17 @@ class Worked:
             number * float(machine.peak_flops_per_s) for number, machine in zip(self.used, self.machines, strict=True)
         )
 
+    @property
+    def job_peak_flops_per_s(self) -> float:
+        """Of all its devices, in the precision that its products use."""
+        rates = [
+            chip_of(pool).rate_flops_per_s.get(_named(self.precision), float(machine.peak_flops_per_s))
+            if self.precision in ("fp8", "fp4") and float(self.split.narrow_share) > 0
+            else float(machine.peak_flops_per_s)
+            for pool, machine in zip(self.pools, self.machines, strict=True)
+        ]
+        return sum(number * rate for number, rate in zip(self.used, rates, strict=True))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -70,6 +81,11 @@ class Candidate:
     @property
     def peak_flops_per_s(self) -> float:
         return sum(group.peak_flops_per_s for group in self.groups)
+
+
+def _named(precision: str) -> Precision:
+    known: tuple[Precision, ...] = get_args(Precision)
+    return next(name for name in known if name == precision)
 
 
 def chip_of(pool: Pool) -> Chip:

@@ -16,10 +16,12 @@ from myriarch.plan import one_pool
 from myriarch.plan.answer import Averaging, Left
 from myriarch.plan.asking import NARROW, Asked
 from myriarch.plan.candidate import Candidate, Worked
-from myriarch.plan.search import Plan, search
+from myriarch.plan.search import ANY, Plan, search
 from myriarch.plan.shares import ShareRequest, split_batch
+from myriarch.plan.space import Space
 from myriarch.plan.unlike import GroupPlan, UnlikePlan
 from myriarch.plan.unlike_fleet import Task, fleet_plans
+from myriarch.plan.unlike_offers import Axes
 
 FAMILIES: Final = 24
 """Plans over unlike pools that are priced, fastest first, when something else than time is asked for."""
@@ -60,12 +62,19 @@ class ManyPools:
                 with contextlib.suppress(SpecError):  # refused there, with the reason
                     machines[pool.name] = self.asked.machine(pool, precision)
             plans = fleet_plans(
-                task, self.asked.ask.fleet, machines=machines, measured=self.asked.ask.measured, top=top
+                task,
+                self.asked.ask.fleet,
+                axes=axes_of(self.asked.ask.space),
+                machines=machines,
+                measured=self.asked.ask.measured,
+                pipelines=self.asked.ask.space == ANY,  # which have no other axes to fix
+                top=top,
             )
             candidates += [self._of_unlike(each, task, machines) for each in plans]
             if plans and not left:
                 left = tuple(Left(pool=each.pool, reason=each.reason) for each in plans[0].left_out)
-        candidates = [self._refined(each) for each in candidates if self._is_joint(each)]
+        refined = [self._refined(each) for each in candidates if self._is_joint(each)]
+        candidates = [each for each in refined if each is not None]
         for pool in self.asked.ask.fleet.pools:
             try:
                 alone = one_pool.searched(self.asked, pool, top=1)
@@ -78,10 +87,13 @@ class ManyPools:
         """More than one pool: those that train alone are searched for in the whole space."""
         return sum(len(group.pools) for group in candidate.groups) > 1
 
-    def _refined(self, candidate: Candidate) -> Candidate:
+    def _refined(self, candidate: Candidate) -> Candidate | None:
         """Each group's split from the whole space for the share that it has, and shares that follow the speeds which
-        that gives; never slower than what it was made from."""
-        groups = tuple(self._faster(group) for group in candidate.groups)
+        that gives; never slower than what it was made from. None: what was fixed leaves a group no split."""
+        faster = [self._faster(group) for group in candidate.groups]
+        groups = tuple(group for group in faster if group is not None)
+        if len(groups) < len(faster):
+            return None
         if all(len(group.pools) == 1 for group in groups):
             groups = self._balanced(groups)
         slowest = _slowest(groups)
@@ -127,10 +139,12 @@ class ManyPools:
             unit *= 2
         return unit
 
-    def _faster(self, group: Worked) -> Worked:
+    def _faster(self, group: Worked) -> Worked | None:
         if len(group.pools) > 1:
             return group
         found = self._sharing(group, group.sequences)
+        if self.asked.ask.space != ANY:
+            return found
         return group if found is None or found.step_s >= group.step_s else found
 
     def _sharing(self, group: Worked, sequences: int) -> Worked | None:
@@ -219,6 +233,21 @@ class ManyPools:
         values["sequence_parallel"] = float(values.get("tp", 1.0) > 1)
         values["narrow_share"] = 1.0 if task.precision in NARROW else 0.0
         return Split(**{**values, "batch": float(group.sequences), "sequence": float(task.sequence)})
+
+
+def axes_of(space: Space) -> Axes:
+    """What of a space decides which splits shares are made for; the whole space decides the splits themselves."""
+    usual = Axes()
+    return Axes(
+        tp=space.tp or usual.tp,
+        pp=space.pp or usual.pp,
+        cp=space.cp or usual.cp,
+        ep=space.ep or usual.ep,
+        dp=space.dp or usual.dp,
+        micro_batch=space.micro_batch or usual.micro_batch,
+        virtual=space.virtual or usual.virtual,
+        zero_stage=usual.zero_stage if space.zero_stage == ANY.zero_stage else space.zero_stage,
+    )
 
 
 def _slowest(groups: Sequence[Worked]) -> Worked:

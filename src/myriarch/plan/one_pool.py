@@ -43,6 +43,7 @@ def searched(asked: Asked, pool: Pool, *, top: int, goal: Goal | None = None) ->
 
     if fewer:
         return run(whole=False)
+    asked.notes.append(f"{asked.ask.aim}: of the whole fleet; say --deadline to let devices stay idle")
     found = run(whole=True)
     if found.plans:
         return found

@@ -111,19 +111,29 @@ class _Planner:
         """The search of one pool ranked by the goal already; plans over pools are ranked here."""
         if len(self.ask.fleet.pools) == 1:
             return [each for _, each in priced]
-        ranked = sorted(priced, key=lambda pair: (not pair[1].meets, self._value(*pair)))
+        ranked = sorted(priced, key=lambda pair: self._place(*pair))
         behind = [*ranked[1:], None][: len(ranked)]
         return [
             msgspec.structs.replace(one[1], why_not_next="" if other is None else self._compared(one, other))
             for one, other in zip(ranked, behind, strict=True)
         ]
 
+    def _place(self, candidate: Candidate, answered: Answered) -> tuple[bool, float, float]:
+        """Plans that keep every promise by their value; then the others by how far they miss."""
+        ask = self.ask
+        paid = sum(each.amount for each in answered.money)
+        late = answered.days / ask.deadline_days if ask.deadline_days else 0.0
+        dear = paid / ask.budget if ask.budget else 0.0
+        missed = 0.0 if answered.meets else max(late, dear)
+        return not answered.meets, missed, self._value(candidate, answered)
+
     def _value(self, candidate: Candidate, answered: Answered) -> float:
         match self.ask.aim:
             case "time":  # an averaging that costs loss counts as slower
                 return answered.days * candidate.judged / candidate.step_s
             case "cost":
-                return sum(each.amount for each in answered.money) or answered.device_hours
+                paid = sum(each.amount for each in answered.money)
+                return (paid if answered.money else answered.device_hours) + 1e-9 * answered.days
             case "energy":
                 return answered.device_hours if answered.energy_kwh is None else answered.energy_kwh
             case "devices":

@@ -331,8 +331,8 @@ GRANULARITIES: Final = (1.0, 16.0)
 
 def data_constrained(unique_tokens: float) -> Repeated:
     """The law for a corpus of so many tokens, read as often as need be."""
-    if not unique_tokens > 0:
-        raise SpecError(f"{unique_tokens} is not above zero; name the tokens there are", path="unique_tokens")
+    if not 1 <= unique_tokens < math.inf:
+        raise SpecError(f"{unique_tokens} is no number of tokens; name those there are", path="unique_tokens")
     return Repeated(
         name="muennighoff",
         source="Muennighoff et al., arXiv:2305.16264, equations 5 and 6, constants of appendix A",
@@ -346,8 +346,10 @@ def data_constrained(unique_tokens: float) -> Repeated:
 def fine_grained(granularity: float) -> Additive:
     """Krajewski et al. (arXiv:2402.07871), equation 9 with table 1: a mixture of 64-fold expansion, experts
     `granularity` times narrower than an MLP. N are all parameters without embeddings."""
-    if not granularity >= 1:
-        raise SpecError(f"{granularity} is below 1; 1 is an expert as wide as an MLP", path="granularity")
+    if not 1 <= granularity < math.inf:
+        raise SpecError(
+            f"{granularity} is not a number from 1 up; 1 is an expert as wide as an MLP", path="granularity"
+        )
     beyond = not GRANULARITIES[0] <= granularity <= GRANULARITIES[1]
     return Additive(
         name="krajewski-moe",

@@ -35,6 +35,8 @@ Values = tuple[int, ...] | None
 """Values of an axis to try; None: all that the axis' own rule names."""
 MICRO_BATCH_LIMIT: Final = 16
 """Sequences. Twice what any row of the published runs up to 8,192 tokens uses; give `micro_batch` to try more."""
+BASEBOARD: Final = 8
+"""Devices of the usual link domain; 12 or 18 of a wider one may be a group as well."""
 CP_TOKENS: Final = 2048
 """Tokens of a sequence that a device keeps at least when `cp` is not given: below, a ring's pieces are too short to
 hide behind their attention."""
@@ -83,7 +85,7 @@ class Space:
     """The values that a search may try. An axis that is None takes its own rule's values."""
 
     tp: Values = None
-    """None: divisors and powers of two up to the link domain."""
+    """None: divisors and powers of two up to the link domain; of one wider than a baseboard also the heads'."""
     pp: Values = None
     """None: every number of stages that leaves a layer to each."""
     cp: Values = None
@@ -135,7 +137,7 @@ class Space:
         found: list[Mesh] = []
         rejected: Counter[str] = Counter()
         d = _Whole.of(decoder)
-        for tp in self._tp(domain, devices):
+        for tp in self._tp(domain, devices, d.heads):
             if d.heads % tp or d.feed_forward % tp:
                 rejected["tp does not divide heads or MLP"] += 1
                 continue
@@ -158,10 +160,12 @@ class Space:
                             found += self._with_experts(d, tp, cp, pp, dp, rejected)
         return tuple(found), dict(rejected)
 
-    def _tp(self, domain: int, devices: int) -> tuple[int, ...]:
+    def _tp(self, domain: int, devices: int, heads: int) -> tuple[int, ...]:
         if self.tp is not None:
             return self.tp
         powers = {1 << bit for bit in range(domain.bit_length())}
+        if domain > BASEBOARD:
+            powers |= set(divisors(heads))
         return tuple(sorted(size for size in powers | set(divisors(domain)) if size <= min(domain, devices)))
 
     def _cp(self, sequence: int) -> tuple[int, ...]:

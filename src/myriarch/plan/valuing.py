@@ -128,7 +128,7 @@ def effective_of(candidate: Candidate, work: Work) -> tuple[EffectiveCompute, fl
         devices=devices,
         step_s=candidate.step_s,
         state_bytes=_state_bytes(candidate, work),
-        mfu=work.step_flops / candidate.step_s / candidate.peak_flops_per_s,
+        mfu=work.step_flops / candidate.step_s / sum(group.job_peak_flops_per_s for group in candidate.groups),
         devices_per_node=devices / nodes,
         node_failures_per_day=failures_per_node_day(pools),
         spares=float(given) if given else None,
@@ -179,12 +179,12 @@ def bill_of(candidate: Candidate, work: Work, *, kept: float, spare_nodes: int) 
             drawn = _joules(group, pool, number, spares=spares, run_s=run_s, work=work)
             joules.append(drawn)
             site = work.fleet.site_of(pool)
+            known_currencies = work.fleet.currencies
+            currency = pool.currency or (known_currencies[0] if len(known_currencies) == 1 else "")
             if pool.price_per_device_hour is not None:
                 price = pool.price_per_device_hour
                 paid.append(
-                    money.rent(
-                        devices=number + spares, run_s=run_s, price_per_device_hour=price, currency=pool.currency
-                    )
+                    money.rent(devices=number + spares, run_s=run_s, price_per_device_hour=price, currency=currency)
                 )
             if site is not None and site.tariff is not None and drawn is not None:
                 paid.append(money.energy_price(drawn, tariff=site.tariff, run_s=run_s))

@@ -31,7 +31,11 @@ def json_schema(name: str) -> Schema:
     """The schema of `fleet`, `model` or `run`. Raises UsageError for another name."""
     if name not in KINDS:
         raise UsageError(f"no spec file is called `{name}`;{did_you_mean(name, KINDS)} there are {listed(KINDS)}")
-    kind = KINDS[name]
+    return schema_of(KINDS[name])
+
+
+def schema_of(kind: type[Spec]) -> Schema:
+    """The schema of a file that a person writes, with the words of its fields."""
     schema: Schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(kind)))
     structs = {struct.__name__: struct for struct in _subclasses(Spec)}
     for struct_name, definition in schema["$defs"].items():

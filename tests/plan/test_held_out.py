@@ -15,18 +15,29 @@ from myriarch.plan.validation import Validation, validate
 DATA = Path(__file__).parents[1] / "data" / "held_out_configs.yaml"
 
 GOLDEN = {
-    "dgxc_2504": 0.053,
-    "dgxc_2505": 0.155,
-    "torchtitan_2412": 0.138,
-    "torchtitan_h200": 0.019,
-    "vtrain_single": 0.129,
-    "kwai_atc24": 0.056,
-    "nemo_2412": 0.050,
-    "flagperf": 0.095,
-    "maxtext_v5e": 0.117,
-    "maxtext_v4": 0.143,
-    "bloom_prequel": 0.122,
-    "sailor_unlike": 0.296,
+    "dgxc_2504": 0.038,
+    "dgxc_2505": 0.132,
+    "torchtitan_2412": 0.146,
+    "torchtitan_h200": 0.020,
+    "vtrain_single": 0.132,
+    "kwai_atc24": 0.050,
+    "nemo_2412": 0.043,
+    "flagperf": 0.092,
+    "maxtext_v5e": 0.112,
+    "maxtext_v4": 0.139,
+    "bloom_prequel": 0.073,
+    "mlperf_v3.0": 0.074,
+    "mlperf_v3.1": 0.060,
+    "mlperf_v4.0": 0.086,
+    "mlperf_v4.1": 0.163,
+    "mlperf_v5.0": 0.045,
+    "mlperf_v5.1": 0.088,
+    "megascale": 0.107,
+    "llama3": 0.119,
+    "mt_nlg": 0.139,
+    "torchtitan_2506": 0.067,
+    "sailor_unlike": 0.298,
+    "nemo_long": 0.130,
 }
 """MAPE by source. A change of a mechanism may move them either way; it has to be seen."""
 
@@ -69,4 +80,4 @@ def test_what_ran_out_of_memory_is_refused(result: Validation) -> None:
     """Four configurations of BLOOM's prequel, two pages of Kwai's artifact."""
     assert result.feasibility.oom_n == 6
     assert result.feasibility.oom_accepted == 0
-    assert result.feasibility.measured_rejected <= 5 + 3, "three of the runs over unlike cards"
+    assert result.feasibility.measured_rejected <= 3 + 3, "three of the runs over unlike cards"

@@ -23,18 +23,18 @@ from myriarch.plan.validation import Validation, unseen_constants, validate
 DATA = Path(__file__).parents[1] / "data" / "published_configs.yaml"
 
 GOLDEN = {
-    "sc21_t1": 0.052,
-    "sc21_t2": 0.059,
+    "sc21_t1": 0.044,
+    "sc21_t2": 0.072,
     "korthikanti_t5": 0.022,
-    "megatron_h100": 0.088,
-    "llmfoundry": 0.075,
-    "nemo_2407": 0.054,
+    "megatron_h100": 0.098,
+    "llmfoundry": 0.077,
+    "nemo_2407": 0.055,
     "mbridge": 0.110,
-    "dgxc_2502": 0.089,
-    "fms_fsdp": 0.040,
+    "dgxc_2502": 0.099,
+    "fms_fsdp": 0.045,
     "simumax_b200": 0.092,
-    "vtrain_multi": 0.083,
-    "sailor": 0.114,
+    "vtrain_multi": 0.090,
+    "sailor": 0.110,
 }
 """MAPE by source, cross-validated by source, at the commit that last calibrated the constants."""
 

@@ -214,9 +214,9 @@ def _core(setting: Setting, rates: Rates) -> tuple[Array, Array]:
     short = 1.0 + 512.0 / np.asarray(s.sequence)
     flash_forward = 0.5 * flops * short / flash_rate + rates.kernel_s
     flash_backward = 2.5 * flash_forward * 1.15
-    # Rows of a head that do not start at 16 bytes keep the matrix units out (DU-09798-001, section 2.1): a quarter of
-    # the rate is left, that of the vector units (A100 data sheet: 78 of 312 TFLOP/s in fp16).
-    aligned = choose(np.mod(d.head_width, 8.0) < 0.5, 1.0, 0.25)
+    # Rows of a head that do not start at 16 bytes keep the matrix units out (DU-09798-001, section 2.1): an eighth of
+    # the rate is left, that of the vector units (A100 white paper, table 1: 39 of 312 TFLOP/s in bf16).
+    aligned = choose(np.mod(d.head_width, 8.0) < 0.5, 1.0, 0.125)
     batched_rate = rates.wide_flops_per_s * p.batched_share * np.minimum(widths / 256.0, 1.0) ** 0.5 * aligned
     passes = 1.0 + np.asarray(setting.software.eager) * (p.eager_softmax_passes - 1.0)
     plain_forward = flops / batched_rate + stream_s(13.0 * passes * square, rates=rates, kernels=4.0)
@@ -340,7 +340,9 @@ def mixture_block(setting: Setting) -> Layer:
     # Router: logits and scores in fp32; then the routed tokens are permuted, padded, weighed and put back.
     forward_bytes = forward_bytes + 16.0 * tokens * experts + p.scatter_passes * 2.0 * routed * d.width
     size = 2.0 * tokens * top_k * d.width
-    ep_s = 2.0 * setting.network.exchange_s(size, s.ep, stride=ranks * 0 + 1.0, copies=top_k)
+    ep_s = 2.0 * setting.network.exchange_s(
+        size, s.ep, stride=ranks * 0 + 1.0, copies=top_k, once=setting.software.ep_once
+    )
     tp_forward, tp_backward = _tensor_parallel(setting, s.tokens)
     # The products of each expert are launched by themselves, and so are their quantising and its scales; routing and
     # dispatch wait for the counts of tokens to come back to the host.

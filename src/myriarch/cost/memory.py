@@ -17,7 +17,7 @@ import numpy as np
 
 from myriarch.cost.activations import Footprint as Footprint
 from myriarch.cost.activations import activation_bytes as activation_bytes
-from myriarch.cost.arrays import Array, Real, choose
+from myriarch.cost.arrays import Array, Flag, Real, choose
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.offload import host_bytes
 from myriarch.cost.split import Software, Split
@@ -42,6 +42,7 @@ class Memory:
     optimizer_bytes: Array
     activations_bytes: Array
     logits_bytes: Array
+    """Beyond what a layer that is run again will take in their place."""
     workspace_bytes: Array
     """Gathered weights of ZeRO-3, and workspaces."""
     context_bytes: Array
@@ -167,12 +168,15 @@ def _stage(
     stage = np.asarray(s.zero_stage)
     expert_replicas = np.maximum(np.asarray(s.replicas) * s.tp / (np.asarray(s.ep) * s.expert_tp), 1.0)
 
-    def held(value_bytes: Real, from_stage: float) -> Array:
-        shard = choose(stage >= from_stage, s.sharded_over, 1.0)
-        expert_shard = choose(stage >= from_stage, expert_replicas, 1.0)
+    gathered = np.asarray(software.whole_in_pipelines) * np.greater(s.pp, 1)
+
+    def held(value_bytes: Real, from_stage: float, whole: Flag = 0.0) -> Array:
+        shard = choose((stage >= from_stage) & np.equal(whole, 0), s.sharded_over, 1.0)
+        expert_shard = choose((stage >= from_stage) & np.equal(whole, 0), expert_replicas, 1.0)
         return value_bytes * (unrouted / shard + routed / expert_shard)
 
-    gradient_bytes = choose(stage >= 3, 2.0, np.maximum(software.gradient_bytes, software.held_gradient_bytes))
+    reduced_bytes = np.maximum(software.gradient_bytes, software.held_gradient_bytes)
+    gradient_bytes = choose((stage >= 3) & np.equal(gathered, 0), 2.0, reduced_bytes)
     chunks = 1.0 + (s.pp - 1.0) / (s.pp * s.virtual) * np.greater(s.virtual, 1)
     in_flight = np.minimum(depth * chunks, s.micro_batches)
     host = np.zeros(())
@@ -182,11 +186,14 @@ def _stage(
     # ZeRO-3 holds the largest weight, the next one on its way, and its gradient.
     largest = (1.0 + d.gated) * d.width * d.feed_forward / s.tp
     return Memory(
-        weights_bytes=held(WEIGHT_BYTES, 3.0),
-        gradients_bytes=held(gradient_bytes, 2.0),
+        weights_bytes=held(WEIGHT_BYTES, 3.0, gathered),
+        gradients_bytes=held(gradient_bytes, 2.0, gathered),
         optimizer_bytes=held(OPTIMIZER_BYTES, 1.0) * (1.0 - np.asarray(s.offload_optimizer)),
         activations_bytes=layers * footprint.kept_bytes * in_flight + footprint.again_bytes,
-        logits_bytes=np.asarray(logits) * s.tokens * d.vocabulary / s.tp * software.logit_bytes,
+        # They are gone before the first layer is run again.
+        logits_bytes=np.maximum(
+            np.asarray(logits) * s.tokens * d.vocabulary / s.tp * software.logit_bytes - footprint.again_bytes, 0.0
+        ),
         context_bytes=np.asarray(software.context_bytes),
         host_bytes=host,
         workspace_bytes=choose(stage >= 3, 3.0 * WEIGHT_BYTES, WORKSPACE_BYTES) * largest,

@@ -27,7 +27,7 @@ class Network:
     link_bytes_per_s: Array
     network_bytes_per_s: Array
     link_latency_s: float
-    network_latency_s: float
+    network_latency_s: Real
     domain_devices: Real
     link_axes: Real
 
@@ -37,7 +37,7 @@ class Network:
             link_bytes_per_s=np.multiply(machine.link_bandwidth_bytes_per_s, p.link_share),
             network_bytes_per_s=np.multiply(machine.network_bandwidth_bytes_per_s, p.network_share),
             link_latency_s=p.link_latency_s,
-            network_latency_s=p.network_latency_s,
+            network_latency_s=np.maximum(p.network_latency_s, machine.network_latency_s),
             domain_devices=machine.link_domain_devices,
             link_axes=machine.link_axes,
         )
@@ -65,16 +65,16 @@ class Network:
         )
         return seconds
 
-    def exchange_s(self, size_bytes: Real, group: Real, *, stride: Real, copies: Real) -> Array:
+    def exchange_s(self, size_bytes: Real, group: Real, *, stride: Real, copies: Real, once: Flag = 1.0) -> Array:
         """Seconds of an all-to-all in which every device sends `size_bytes`, each token up to `copies` times.
 
-        A token goes to a node once, however many of its experts live there, and is spread over the link inside
-        (DeepSeek-V3, arXiv:2412.19437, 3.2.2).
+        `once`: a token goes to a node once, however many of its experts live there, and is spread over the link inside
+        (DeepSeek-V3, arXiv:2412.19437, 3.2.2); otherwise each copy goes by itself.
         """
         inside = self.inside(group, stride)
         nodes = np.maximum(np.divide(group, inside), 1.0)
         # Nodes, of all, that at least one of `copies` experts drawn at random lives on.
-        reached = nodes * (1.0 - (1.0 - 1.0 / nodes) ** copies)
+        reached = choose(once, nodes * (1.0 - (1.0 - 1.0 / nodes) ** copies), copies)
         outside = np.where(nodes > 1, reached * (nodes - 1.0) / nodes / copies, 0.0)
         over_link = size_bytes * (inside - 1.0) / inside / self.link_bytes_per_s
         over_network = size_bytes * outside / self.network_bytes_per_s

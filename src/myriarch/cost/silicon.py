@@ -61,10 +61,12 @@ SILICON: Final[dict[str, Silicon]] = {
     "mi355x": Silicon(256, 2025.5, 50e9),
     "gaudi2": Silicon(24, 2022.4, 37.5e9, throttles=False),
     "gaudi3": Silicon(64, 2024.7, 75e9),
-    "tpu-v4": Silicon(8, 2021.4, 50e9, domain_devices=3072, measured_share=SYSTOLIC, throttles=False, axes=3),
-    "tpu-v5e": Silicon(4, 2023.6, 25e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
-    "tpu-v5p": Silicon(8, 2023.9, 50e9, domain_devices=6144, measured_share=SYSTOLIC, throttles=False, axes=3),
-    "tpu-v6e": Silicon(4, 2024.9, 50e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
+    # Between slices, over the hosts' Ethernet: a chip's part of what a host sends (Austin et al., "How to Scale Your
+    # Model", 2025, chapter 2).
+    "tpu-v4": Silicon(8, 2021.4, 6.25e9, domain_devices=3072, measured_share=SYSTOLIC, throttles=False, axes=3),
+    "tpu-v5e": Silicon(4, 2023.6, 3.125e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
+    "tpu-v5p": Silicon(8, 2023.9, 6.25e9, domain_devices=6144, measured_share=SYSTOLIC, throttles=False, axes=3),
+    "tpu-v6e": Silicon(4, 2024.9, 12.5e9, domain_devices=256, measured_share=SYSTOLIC, throttles=False, axes=2),
     # Cards for workstations: no maker's cluster; taken is one 10 Gbit/s Ethernet card for eight of them.
     "titan-rtx": Silicon(72, 2018.9, 0.16e9),
     "rtx-2080ti": Silicon(68, 2018.7, 0.16e9),

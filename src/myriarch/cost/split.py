@@ -28,6 +28,8 @@ class Machine:
     """Devices that reach each other over that link."""
     network_bandwidth_bytes_per_s: Real
     """Between such domains."""
+    network_latency_s: Real = 0.0
+    """Of a message between such domains, where it is more than the usual (`Parameters`)."""
     link_axes: Real = 1.0
     """Of a torus that the links form, each with an equal part of the bandwidth; 1: all devices on switches."""
     power_w: Real
@@ -64,6 +66,8 @@ class Software:
     """Gradient and weight collectives of data parallelism run beside the backward and forward passes."""
     ep_overlap: Flag
     """All-to-all of experts runs beside the other half of the batch, or beside shared experts."""
+    ep_once: Flag = 1.0
+    """A token goes to a node once, whatever experts it has there (DeepEP); 0: once for each of its experts."""
     pp_overlap: Flag
     """Sends between pipeline stages run beside compute."""
     flat_collectives: Flag
@@ -81,6 +85,10 @@ class Software:
     default_zero_stage: Real = 0.0
     """What its recipes shard if nothing else is said."""
     default_sequence_parallel: Flag = 0.0
+    whole_in_pipelines: Flag = 0.0
+    """A stage's sharded weights are gathered once a step, its gradients scattered once: both are whole in between."""
+    whole_gradients: Flag = 0.0
+    """Gradients are all-reduced whole where only a shard of the optimizer needs them."""
     dropout: Flag = 0.0
     """Trained with dropout: its masks are kept."""
     weight_casts: Flag = 0.0

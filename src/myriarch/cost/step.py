@@ -25,6 +25,9 @@ from myriarch.cost.table import FORWARD_SHARE, Table, exposed_s
 OPTIMIZER_BYTES: float = 28.0
 """Adam in fp32 moves at least: gradient read (4), weight and two moments read (12) and written (12)."""
 
+WHOLE_GRADIENT_BYTES: float = 10.0
+"""Moved per weight to add a gradient in two bytes to one in four."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepTime:
@@ -132,7 +135,10 @@ def compose(setting: Setting, *, layer_s: Real, head_s: Real) -> Composition:
     mean_s = (d.layers * np.asarray(layer_s) + head_s) / s.pp
     many = np.greater(s.pp, 1)
     send_size = 2.0 * s.tokens * np.asarray(d.width) / s.tp
-    send_s = setting.network.send_s(send_size, stride=s.tp * s.cp * s.dp)
+    # Stages are neighbours; but a pipeline longer than a link domain leaves it somewhere, and goes as fast as there.
+    stride, domain = np.asarray(s.tp * s.cp * s.dp), setting.network.domain_devices
+    stride = choose(np.greater(stride * s.pp, domain), np.maximum(stride, domain), stride)
+    send_s = setting.network.send_s(send_size, stride=stride)
     shown = 1.0 - np.asarray(setting.software.pp_overlap) * p.overlap_reach
     pp_s = choose(many, 2.0 * send_s * (m * s.virtual * shown + (s.pp - 1.0)), 0.0)
     left = choose(s.zero_bubble, 1.0 / 3.0, 1.0)
@@ -140,14 +146,17 @@ def compose(setting: Setting, *, layer_s: Real, head_s: Real) -> Composition:
     sharding = _Sharding.of(setting)
     # Unsharded gradients of a micro-batch are added to those before it; sharded ones are scattered.
     unrouted, routed = stage_parameters(d, s, layers=d.layers / s.pp)
-    added = setting.software.accumulation_bytes * (unrouted + routed) / memory_bytes_per_s
+    whole = np.asarray(setting.software.whole_in_pipelines) * many
+    added_bytes = choose(whole, WHOLE_GRADIENT_BYTES, setting.software.accumulation_bytes)
+    added = added_bytes * (unrouted + routed) / memory_bytes_per_s
+    scattered = np.greater_equal(s.zero_stage, 2) & np.equal(whole, 0)
     return Composition(
         slot_s=slot_s,
         mean_s=mean_s,
         slots_s=m * slot_s,
         fill_s=(s.pp - 1.0) / s.virtual * mean_s * left,
         pp_s=pp_s,
-        accumulate_s=choose(np.greater_equal(s.zero_stage, 2), 0.0, added) * (m - 1.0),
+        accumulate_s=choose(scattered, 0.0, added) * (m - 1.0),
         dp_s=_data_parallel(setting, sharding, slot_s=slot_s),
         optimizer_s=_optimizer(setting, sharding.held, slot_s=slot_s),
         jitter=_jitter(s, p),
@@ -241,7 +250,8 @@ def _data_parallel(setting: Setting, sharding: _Sharding, *, slot_s: Array) -> A
 
     Replicated: an all-reduce of the gradient once a step, which is a scatter and a gather. ZeRO-1 scatters the gradient
     and gathers the weight. ZeRO-2, which holds no whole gradient, scatters it in every micro-batch. ZeRO-3 gathers the
-    weight for both passes of every micro-batch and scatters the gradient; replicas of shards all-reduce once.
+    weight for both passes of every micro-batch and scatters the gradient (each once a step by
+    frameworks that hold both whole in a pipeline); replicas of shards all-reduce once.
     """
     s, software, p = setting.split, setting.software, setting.parameters
     network, stride, m = setting.network, np.asarray(s.tp), setting.split.micro_batches
@@ -260,8 +270,13 @@ def _data_parallel(setting: Setting, sharding: _Sharding, *, slot_s: Array) -> A
         return choose(over > 1, first, 0.0) + choose(some, second, 0.0)
 
     gradient, weight = moved(software.gradient_bytes), moved(2.0)
-    once = gradient + choose(np.greater_equal(s.zero_stage, 1), weight, gradient)
-    window = slot_s * choose(np.greater(s.pp, 1), 1.0 / np.asarray(s.virtual), 0.9)
+    sharded_once = weight + gradient * np.asarray(software.whole_gradients)
+    once = gradient + choose(np.greater_equal(s.zero_stage, 1), sharded_once, gradient)
+    # A chunk's gradients travel while the rank is busy with the micro-batches of its other chunks, its weights
+    # likewise; the last chunk to finish has its own last pass.
+    chunks = np.asarray(s.virtual)
+    behind = slot_s * (1.0 + (chunks - 1.0) * np.minimum(s.pp, m)) / chunks
+    window = choose(np.greater(s.pp, 1), behind, 0.9 * slot_s)
     scattered = choose(np.equal(s.zero_stage, 2), gradient, 0.0)
     plain = exposed_s(once, window, software.dp_overlap, p) + (m - 1.0) * exposed_s(
         scattered, slot_s, software.dp_overlap, p
@@ -272,5 +287,11 @@ def _data_parallel(setting: Setting, sharding: _Sharding, *, slot_s: Array) -> A
     across = np.maximum(replicas / shard, 1.0)
     size = sharding.unrouted / shard * software.gradient_bytes
     replicated = 2.0 * network.gather_s(size, across, stride=shard * stride)
-    sharded = m * beside + ends + choose(across > 1, exposed_s(replicated, slot_s, software.dp_overlap, p), 0.0)
+    once_s = exposed_s(weight + gradient, slot_s, software.dp_overlap, p)
+    whole = np.asarray(software.whole_in_pipelines) * np.greater(s.pp, 1)
+    sharded = (
+        choose(whole, once_s, m * beside)
+        + ends
+        + choose(across > 1, exposed_s(replicated, slot_s, software.dp_overlap, p), 0.0)
+    )
     return choose(np.greater_equal(s.zero_stage, 3), sharded, plain)

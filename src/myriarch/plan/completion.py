@@ -34,10 +34,16 @@ def completed(run: PublishedRun) -> PublishedRun:
         return _unlike(run)
     if not run.split_known:
         split = _fastest(split, run.recompute_known, *parts)
-    elif not run.micro_batch_known:
+    elif not (run.micro_batch_known and run.chunks_known):
         each = float(split.batch) / float(split.dp)
         sizes = [size for size in MICRO_BATCHES if each % size == 0] or [1.0]
-        choices = [_least(dataclasses.replace(split, micro_batch=size), run.recompute_known, *parts) for size in sizes]
+        if run.micro_batch_known:
+            sizes = [float(split.micro_batch)]
+        sized = [dataclasses.replace(split, micro_batch=size) for size in sizes]
+        chunked = [
+            chunks for each in sized for chunks in ([each] if run.chunks_known else _interleaved(each, run.decoder))
+        ]
+        choices = [_least(choice, run.recompute_known, *parts) for choice in chunked]
         fitting = [choice for choice in choices if _fits(choice, *parts)] or choices[:1]
         split = min(fitting, key=lambda choice: _seconds(choice, *parts))
     elif not run.recompute_known:
@@ -76,6 +82,15 @@ def _fastest(split: Split, known: bool, decoder: Decoder, machine: Machine, soft
     ]
     fitting = [choice for choice in choices if _fits(choice, *parts)]
     return min(fitting or [split], key=lambda choice: _seconds(choice, *parts))
+
+
+def _interleaved(split: Split, decoder: Decoder) -> list[Split]:
+    """With every number of chunks that divides the layers of a stage; the schedule needs whole rounds of micro-batches
+    (Narayanan et al. 2021, section 2.2)."""
+    stage = -(-int(decoder.layers) // int(split.pp))
+    rounds = float(split.micro_batches) % float(split.pp) == 0
+    counts = [count for count in range(1, stage + 1) if stage % count == 0 and (rounds or count == 1)]
+    return [dataclasses.replace(split, virtual=float(count)) for count in counts]
 
 
 def _splits(split: Split, decoder: Decoder, machine: Machine) -> list[Split]:

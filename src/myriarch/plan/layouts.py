@@ -16,6 +16,8 @@ ASSUMED_MICRO_BATCHES: Final = 8
 """Of each replica, where a row prints a rate and no batch."""
 HALF: Final = 0.5
 """Share of the layers' products that selective recomputation repeats where it takes every second one."""
+FIRST_PRODUCT: Final = 1.0 / 3.0
+"""Share of a layer's products that MaxText repeats when it keeps all but the MLP's first: 8 of 24 h^2."""
 OFFLOADED: Final = ("offload", "offload_ratio", "offload_alpha", "alpha")
 """What rows call the share of the activations that goes to the host's memory."""
 
@@ -171,6 +173,10 @@ def _recompute(row: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[float
     printed = str(row.get("recompute", "none")).lower()
     if printed == "selective" and row.get("hfu") and row.get("mfu"):
         return min(max(3.0 * (row["hfu"] / row["mfu"] - 1.0), 0.0), 1.0), 0.0
+    if "ffn1" in printed or "mlpwi" in printed:
+        return FIRST_PRODUCT, 0.0
+    if "minimal" in printed or "save_dot" in printed:
+        return 0.0, 1.0
     if "full" in printed or printed in ("true", "yes"):
         return 1.0, 0.0
     if "sel" in printed and recomputes_half(row, source):

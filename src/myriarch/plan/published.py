@@ -16,7 +16,7 @@ from myriarch.cost.silicon import filled, machine
 from myriarch.cost.software import LEVELS
 from myriarch.cost.split import Machine, Software, Split
 from myriarch.errors import SpecError
-from myriarch.plan.frameworks import level_name, software
+from myriarch.plan.frameworks import drops_tokens, evaluation_share, interleaves, level_name, software
 from myriarch.plan.hardware import as_built, chip_called, in_node, network_bandwidth_bytes_per_s, told
 from myriarch.plan.layouts import layout, names_split, precision_of, unlike_layout
 from myriarch.plan.unlike_rows import Lacking, NamedStage, is_unlike, named_pipelines
@@ -48,6 +48,8 @@ class PublishedRun:
     batch_known: bool = True
     recompute_known: bool = False
     micro_batch_known: bool = False
+    chunks_known: bool = True
+    """False: a pipeline of interleaved chunks, nobody says how many."""
     measured_step_s: float | None = None
     measured_from: str = ""
     """The field that the measured time was worked out from."""
@@ -88,6 +90,8 @@ def _predictable(
 ) -> PublishedRun:
     shape = models.get(str(row.get("model"))) or {}
     decoder = _decoder(row, shape)
+    if decoder.experts and not decoder.capacity_factor and drops_tokens(row, source, name):
+        decoder = dataclasses.replace(decoder, capacity_factor=1.0)
     if is_unlike(row):
         return _unlike(row, source, shape, decoder, name, common)
     chip = _chip(row)
@@ -108,6 +112,9 @@ def _predictable(
         batch_known=bool(row.get("gbs") or row.get("grad_accum")),
         recompute_known=row.get("recompute") is not None,
         micro_batch_known=bool(row.get("mbs")),
+        chunks_known=split.pp == 1
+        or any(row.get(key) for key in ("vpp", "vpp_layers"))
+        or not interleaves(row, source),
         measured_step_s=measured_s,
         measured_from=kind,
         measured_memory_bytes=memory_bytes,
@@ -270,7 +277,7 @@ def _measured_s(row: Mapping[str, Any], decoder: Decoder, split: Split, hardware
     """Measured seconds of a step; rates are turned by the conventions that the row's `tflops_kind` names."""
     tokens = float(split.batch) * float(split.sequence)
     if row.get("step_s"):
-        return float(row["step_s"]), "step_s"
+        return float(row["step_s"]) / (1.0 + evaluation_share(row)), "step_s"
     if row.get("tokens_per_gpu_s"):
         return tokens / (row["tokens_per_gpu_s"] * row["gpus"]), "tokens_per_gpu_s"
     if row.get("tokens_per_s"):

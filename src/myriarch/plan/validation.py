@@ -214,6 +214,8 @@ def _assumed(run: PublishedRun) -> str:
         words.append(f"tp {run.split.tp:g} x pp {run.split.pp:g} x dp {run.split.dp:g}, vpp {run.split.virtual:g}")
     if not run.batch_known:
         words.append(f"batch {run.split.batch:g}")
+    if run.split_known and not run.chunks_known:
+        words.append(f"vpp {run.split.virtual:g}")
     if not run.micro_batch_known:
         words.append(f"micro-batch {run.split.micro_batch:g}")
     if not run.recompute_known:

@@ -16,6 +16,8 @@ SLACK: Final = 64
 """Places of jobs that left are closed up when they are more than the jobs that wait, plus this."""
 PART_LENGTH: Final = 32
 """Places walked over together, if the least that they ask for gives reason to: a few microseconds."""
+FEW_PARTS: Final = 4
+"""So many parts are walked over without asking for the least."""
 GONE: Final = np.iinfo(np.int64).max
 """Devices of a place that nobody has: more than any machine."""
 
@@ -134,8 +136,8 @@ class Line:
     def parts(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> list[int]:
         """Parts of the line in which somebody may be a candidate, by the least that its jobs ask for."""
         first, end = self.first // PART_LENGTH, -(-self._end // PART_LENGTH)
-        if end - first <= 1:
-            return [first] if self.count else []
+        if end - first <= FEW_PARTS:
+            return list(range(first, end))
         devices = self._least_devices[first:end]
         may = self._least_estimate_s[first:end] + now_s <= hold_s
         if spare_devices:
@@ -163,7 +165,9 @@ class Line:
             nobody = False
             if shapes[at] not in (full.late if late else full.ever):
                 yield at, job
-        if nobody:  # its least were those of jobs that left, or of two jobs
+        if (
+            nobody and self._end - begin > FEW_PARTS * PART_LENGTH
+        ):  # its least were those of jobs that left, or of two jobs
             self._least_devices[part] = self._devices[begin:end].min()
             self._least_estimate_s[part] = self._estimate_s[begin:end].min()
 

@@ -165,9 +165,8 @@ class Line:
             nobody = False
             if shapes[at] not in (full.late if late else full.ever):
                 yield at, job
-        if (
-            nobody and self._end - begin > FEW_PARTS * PART_LENGTH
-        ):  # its least were those of jobs that left, or of two jobs
+        if nobody and self._end - self.first > FEW_PARTS * PART_LENGTH:
+            # Its least were those of jobs that left, or of two jobs.
             self._least_devices[part] = self._devices[begin:end].min()
             self._least_estimate_s[part] = self._estimate_s[begin:end].min()
 

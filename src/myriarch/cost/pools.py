@@ -36,6 +36,8 @@ def machine_of(pool: Pool, *, precision: str = "bf16") -> Machine:
         "host_memory_bandwidth_bytes_per_s": _each(pool.host_memory_bandwidth_bytes_per_s, devices),
         "host_memory_bytes": _each(pool.host_memory_bytes, devices),
     }
+    if pool.link is not None:
+        usual = dataclasses.replace(usual, network_latency_s=pool.link.latency_s)
     return dataclasses.replace(usual, **{field: value for field, value in said.items() if value is not None})
 
 

@@ -16,19 +16,23 @@ from myriarch.plan import one_pool
 from myriarch.plan.answer import Averaging, Left
 from myriarch.plan.asking import NARROW, Asked
 from myriarch.plan.candidate import Candidate, Worked
-from myriarch.plan.search import ANY, Plan, search
+from myriarch.plan.search import ANY, Found, Plan, search
 from myriarch.plan.shares import ShareRequest, split_batch
 from myriarch.plan.space import Space
 from myriarch.plan.unlike import GroupPlan, UnlikePlan
 from myriarch.plan.unlike_fleet import Task, fleet_plans
 from myriarch.plan.unlike_offers import Axes
+from myriarch.spec.fleet import Pool
 
 FAMILIES: Final = 24
 """Plans over unlike pools that are priced, fastest first, when something else than time is asked for."""
 
 WORTH: Final = 0.05
 """Share of a step that a group may wait before the shares are looked at again."""
-ROUNDS: Final = 3
+ROUNDS: Final = 1
+"""Of looking at the shares of the best plan again, each with a search for each pool."""
+MOST: Final = 0.8
+"""Of a pool's devices, that plans use which have it as one of several; where none does, any number."""
 PIECES: Final = 128
 """That a batch is cut into at least when shares are looked at again."""
 
@@ -73,21 +77,31 @@ class ManyPools:
             candidates += [self._of_unlike(each, task, machines) for each in plans]
             if plans and not left:
                 left = tuple(Left(pool=each.pool, reason=each.reason) for each in plans[0].left_out)
-        refined = [self._refined(each) for each in candidates if self._is_joint(each)]
+        joint = sorted(filter(self._is_joint, candidates), key=lambda each: each.judged)
+        refined = [self._refined(each, rounds=ROUNDS if at == 0 else 0) for at, each in enumerate(joint)]
         candidates = [each for each in refined if each is not None]
         for pool in self.asked.ask.fleet.pools:
             try:
-                alone = one_pool.searched(self.asked, pool, top=1)
+                alone = self._alone(pool)
             except SpecError:  # `left_out` says why
                 continue
             candidates += one_pool.candidates(self.asked, pool, alone)
         return candidates, left
 
+    def _alone(self, pool: Pool) -> Found:
+        """The best plan of one pool by itself; where time is all that counts, with most of its devices."""
+        ask = self.asked.ask
+        if ask.aim == "time" and ask.deadline_days is None and ask.budget is None:
+            found = one_pool.searched(self.asked, pool, top=1, space=_mostly(ask.space, pool))
+            if found.plans:
+                return found
+        return one_pool.searched(self.asked, pool, top=1)
+
     def _is_joint(self, candidate: Candidate) -> bool:
         """More than one pool: those that train alone are searched for in the whole space."""
         return sum(len(group.pools) for group in candidate.groups) > 1
 
-    def _refined(self, candidate: Candidate) -> Candidate | None:
+    def _refined(self, candidate: Candidate, *, rounds: int) -> Candidate | None:
         """Each group's split from the whole space for the share that it has, and shares that follow the speeds which
         that gives; never slower than what it was made from. None: what was fixed leaves a group no split."""
         faster = [self._faster(group) for group in candidate.groups]
@@ -95,7 +109,7 @@ class ManyPools:
         if len(groups) < len(faster):
             return None
         if all(len(group.pools) == 1 for group in groups):
-            groups = self._balanced(groups)
+            groups = self._balanced(groups, rounds=rounds)
         slowest = _slowest(groups)
         exposed_s = max(candidate.step_s - _slowest(candidate.groups).step_s, 0.0)
         step_s = slowest.step_s + exposed_s
@@ -109,11 +123,11 @@ class ManyPools:
         why = (shares, *candidate.why)
         return dataclasses.replace(candidate, groups=groups, step_s=step_s, judged=step_s * price, why=why)
 
-    def _balanced(self, groups: tuple[Worked, ...]) -> tuple[Worked, ...]:
+    def _balanced(self, groups: tuple[Worked, ...], *, rounds: int) -> tuple[Worked, ...]:
         """Shares in proportion to speed, while that makes the slowest group faster."""
         unit = self._unit()
         best = groups
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             slack = 1.0 - min(group.step_s for group in groups) / _slowest(groups).step_s
             if slack < WORTH:
                 break
@@ -152,23 +166,28 @@ class ManyPools:
         pool = group.pools[0]
         key = (pool.name, sequences, group.precision)
         if key not in self._searches:
-            self._searches[key] = search(
-                self.asked.decoder,
-                machines={group.precision: group.machines[0]},
-                devices=pool.devices,
-                batch=sequences,
-                sequence=self.asked.sequence,
-                software=self.asked.software,
-                parameters=self.asked.parameters,
-                space=self.asked.ask.space,
-                top=1,
-                whole=False,
-            ).best
+            self._searches[key] = self._best(group, sequences, _mostly(self.asked.ask.space, pool)) or self._best(
+                group, sequences, self.asked.ask.space
+            )
         best = self._searches[key]
         if best is None:
             return None
         found = one_pool.worked(self.asked, pool, best)
         return dataclasses.replace(found, sequences=sequences, doubts=group.doubts)
+
+    def _best(self, group: Worked, sequences: int, space: Space) -> Plan | None:
+        return search(
+            self.asked.decoder,
+            machines={group.precision: group.machines[0]},
+            devices=group.pools[0].devices,
+            batch=sequences,
+            sequence=self.asked.sequence,
+            software=self.asked.software,
+            parameters=self.asked.parameters,
+            space=space,
+            top=1,
+            whole=False,
+        ).best
 
     def _of_unlike(self, found: UnlikePlan, task: Task, machines: Mapping[str, Machine]) -> Candidate:
         bridge = found.bridge
@@ -233,6 +252,11 @@ class ManyPools:
         values["sequence_parallel"] = float(values.get("tp", 1.0) > 1)
         values["narrow_share"] = 1.0 if task.precision in NARROW else 0.0
         return Split(**{**values, "batch": float(group.sequences), "sequence": float(task.sequence)})
+
+
+def _mostly(space: Space, pool: Pool) -> Space:
+    """The same, with most of the pool's devices."""
+    return dataclasses.replace(space, devices_least=int(MOST * pool.devices))
 
 
 def axes_of(space: Space) -> Axes:

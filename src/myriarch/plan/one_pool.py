@@ -11,6 +11,7 @@ from myriarch.plan.asking import Asked
 from myriarch.plan.candidate import Candidate, Worked, chip_of
 from myriarch.plan.goal import Goal, by_devices
 from myriarch.plan.search import Found, Plan, search
+from myriarch.plan.space import Space
 from myriarch.plan.unlike_fleet import doubts
 from myriarch.spec.fleet import Pool
 from myriarch.units import S_PER_DAY
@@ -19,10 +20,11 @@ PART_SHOWN: Final = 0.02
 """Share of a step below which a part is no reason."""
 
 
-def searched(asked: Asked, pool: Pool, *, top: int, goal: Goal | None = None) -> Found:
+def searched(asked: Asked, pool: Pool, *, top: int, space: Space | None = None) -> Found:
+    """The best plans on one pool by the question's goal. `space`: another than the question's."""
     ask = asked.ask
     machines = asked.machines(pool)
-    goal = goal or _goal(asked, pool)
+    goal = _goal(asked, pool)
     # A whole fleet, unless there is a reason to take fewer: speed, or a promise that fewer keep.
     fewer = ask.aim == "time" or goal.deadline_s is not None or goal.budget is not None
 
@@ -35,7 +37,7 @@ def searched(asked: Asked, pool: Pool, *, top: int, goal: Goal | None = None) ->
             sequence=asked.sequence,
             software=asked.software,
             parameters=asked.parameters,
-            space=ask.space,
+            space=space or ask.space,
             objective=goal,
             top=top,
             whole=whole,

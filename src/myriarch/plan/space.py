@@ -112,6 +112,8 @@ class Space:
     offload_activations: tuple[float, ...] | None = None
     """Shares of the kept activations; with some of the layers recomputed in full, none: one or the other. None: as the
     optimizer's states."""
+    devices_least: int = 1
+    """Plans that leave more devices idle are not looked at."""
     narrow_share: float = 1.0
     """Share of the layers' products in the narrow precision, where the precision is one."""
 
@@ -152,6 +154,8 @@ class Space:
                     for dp in self._dp(devices, tp * cp * pp, whole=whole, batch=batch):
                         if tp * cp * pp * dp > devices or (whole and tp * cp * pp * dp != devices):
                             rejected["axes do not multiply to the devices"] += 1
+                        elif tp * cp * pp * dp < self.devices_least:
+                            rejected["fewer devices than asked for"] += 1
                         elif batch % dp:
                             rejected["dp does not divide the batch"] += 1
                         elif not self.micro_batches(batch, dp):

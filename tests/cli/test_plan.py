@@ -170,6 +170,8 @@ def test_doubtful_chips_are_labelled(myriarch: Command) -> None:
         ((*SMALL, "--deadline", "1e-9s"), "less than a second"),
         (("--compute-optimal", "--flops", "1e22", "--emit", "torchtitan"), "--emit does not go"),
         (("--compute-optimal", "--fleet", "h100-sxm", "--deadline", "30d"), "not how many"),
+        (("--model", "500B", "--fleet", "1000PFLOP/s"), "--tokens is missing"),
+        (("--model", "500B", "--fleet", "1000PFLOPS", "--tokens", "1T"), "PFLOP/s"),
         (("--compute-optimal",), "--flops"),
         (("--compute-optimal", "--flops", "1e22", "--law", "chinchila"), "chinchila"),
     ],
@@ -259,6 +261,25 @@ def test_the_best_plan_in_a_framework_s_words(myriarch: Command) -> None:
     assert "--global-batch-size 512" in done.stdout
     done = myriarch("plan", *SMALL, "--emit", "torchtitan", "--json")
     assert json.loads(done.stdout)["framework"] == "torchtitan"
+
+
+def test_the_public_case_by_arithmetic(myriarch: Command) -> None:
+    """6 x 5e11 x 1.5e13 = 4.5e25 FLOPs are 520.8 days of 1,000 PFLOP/s at its peak."""
+    words = ("--model", "dense-500b", "--fleet", "1000PFLOP/s", "--tokens", "15T", "--json")
+    made = json.loads(myriarch("plan", *words).stdout)
+    jsonschema.validate(made, document("arithmetic"))
+    peak_days = 6 * made["parameters"] * 15e12 / 1e18 / 86_400
+    assert peak_days == pytest.approx(520.8, rel=0.02)
+    ordinary = made["envelopes"][0]
+    assert ordinary["run_s"] / 86_400 * ordinary["utilisation"] == pytest.approx(peak_days)
+    month = myriarch("plan", *words, "--deadline", "1 month")
+    assert month.returncode == 3
+    assert json.loads(month.stdout)["needed"]["verdict"] == "impossible"
+    years = myriarch("plan", *words, "--deadline", "3 years")
+    assert (years.returncode, json.loads(years.stdout)["needed"]["verdict"]) == (0, "best published")
+    text = myriarch("plan", "--model", "500B", "--fleet", "1000PFLOP/s", "--tokens", "15TB", "--deadline", "3 years")
+    assert text.returncode == 0
+    assert "bytes of text in a token" in text.stdout
 
 
 def test_what_to_train_with_a_budget(myriarch: Command) -> None:

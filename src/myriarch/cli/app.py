@@ -112,9 +112,14 @@ def plan(
     ] = "",
     fleet: Annotated[
         str,
-        typer.Option("--fleet", metavar="F", help="A fleet file, chip:devices, or a chip alone, to learn how many."),
+        typer.Option(
+            "--fleet", metavar="F", help="A file, chip:devices, a chip alone to learn how many, or 1000PFLOP/s."
+        ),
     ] = "",
-    tokens: Annotated[str, typer.Option("--tokens", help="To train on: 15T. Default: 20 per active parameter.")] = "",
+    tokens: Annotated[
+        str, typer.Option("--tokens", help="To train on: 15T, or 15TB of text. Default: 20 a parameter.")
+    ] = "",
+    bytes_per_token: Annotated[float, typer.Option("--bytes-per-token", help="Of text, for --tokens 15TB.")] = 4.1,
     deadline: Annotated[str, typer.Option("--deadline", help="To be kept: 30d, 6 weeks.")] = "",
     budget: Annotated[str, typer.Option("--budget", help="To be kept: 20M USD.")] = "",
     objective: Annotated[
@@ -157,7 +162,7 @@ def plan(
     options = module.Options(
         model=model, fleet=fleet, tokens=tokens, batch=batch, sequence=sequence, deadline=deadline, budget=budget,
         objective=objective, precision=precision, software=software, fix=tuple(fix or ()),
-        profiles=tuple(profile or ()), top=top,
+        profiles=tuple(profile or ()), top=top, bytes_per_token=bytes_per_token,
     )  # fmt: skip
     if compute_optimal:
         from myriarch.cli import optimal, quantity

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from myriarch.cli import quantity
+from myriarch.cli.arithmetic import arithmetic, is_rate
 from myriarch.cli.console import Output
 from myriarch.cli.files import load_fleet, load_model, load_profile
 from myriarch.cli.fixing import space_of
@@ -26,6 +27,7 @@ from myriarch.cost.split import Machine
 from myriarch.errors import EXIT_DEGRADED, EXIT_FAILED, EXIT_OK, SpecError, UsageError
 from myriarch.plan.answer import Answer, Answered, Group, Layout
 from myriarch.plan.asking import DEFAULT_SOFTWARE, Ask
+from myriarch.plan.envelope import ENGLISH_BYTES_PER_TOKEN, tokens_of
 from myriarch.plan.flags import FRAMEWORKS, Launch, launch
 from myriarch.plan.goal import Aim
 from myriarch.plan.planner import candidates_of
@@ -35,13 +37,15 @@ from myriarch.spec.catalogue import catalogue
 from myriarch.spec.fleet import Fleet
 from myriarch.spec.model import Model
 from myriarch.spec.problems import did_you_mean, listed
-from myriarch.units import format_rate, format_s
+from myriarch.units import SUFFIXES, format_rate, format_s, parse_quantity
 
 PRECISIONS: Final = ("bf16", "fp16", "fp8", "fp4")
 MOST_DEVICES: Final = 131_072
 """Looked at when the question is how many."""
 MOST_SEQUENCES: Final = 10**12
 """Of a step, and tokens of one: the search looks through divisors."""
+DATA_UNITS: Final = ("KB", "MB", "GB", "TB", "PB", "kB")
+"""Of `--tokens` that are bytes of text. `B` alone is a billion tokens."""
 EMIT_TRIES: Final = 40
 """Plans that are tried, best first, when one has to be said in a framework's words."""
 PARTS_SHOWN: Final = 0.005
@@ -65,6 +69,7 @@ class Options:
     fix: Sequence[str] = ()
     profiles: Sequence[str] = ()
     top: int = 5
+    bytes_per_token: float = ENGLISH_BYTES_PER_TOKEN
 
 
 def plan(options: Options, *, emit: str = "", json_output: bool = False, lang: str = "") -> int:
@@ -72,6 +77,8 @@ def plan(options: Options, *, emit: str = "", json_output: bool = False, lang: s
 
     `emit`: a framework; then the best plan is printed as what that is started with.
     """
+    if is_rate(options.fleet):
+        return _by_rate(options, json_output=json_output)
     ask = ask_of(options)
     if emit:
         return _emit(ask, emit, json_output=json_output)
@@ -83,6 +90,32 @@ def plan(options: Options, *, emit: str = "", json_output: bool = False, lang: s
     if not made.plans:
         return EXIT_FAILED
     return EXIT_DEGRADED if made.target_missed else EXIT_OK
+
+
+def _by_rate(options: Options, *, json_output: bool) -> int:
+    """A rate instead of a fleet: arithmetic is all there is."""
+    if not options.model:
+        raise UsageError("--model is missing", hint="try: myriarch plan --model 500B --fleet 1000PFLOP/s --tokens 15T")
+    tokens, assumed = _tokens(options)
+    days = quantity.days(options.deadline, option="--deadline") if options.deadline else None
+    model = model_from(options.model)
+    return arithmetic(model, options.fleet, tokens=tokens, assumed=assumed, deadline_days=days, json_output=json_output)
+
+
+def _tokens(options: Options) -> tuple[float | None, tuple[str, ...]]:
+    """Tokens to train on, and what was assumed to know them: `15TB` are bytes of text."""
+    if not options.tokens:
+        return None, ()
+    if not options.tokens.strip().endswith(DATA_UNITS):
+        return quantity.count(options.tokens, option="--tokens"), ()
+    try:
+        size = parse_quantity(options.tokens, SUFFIXES["_bytes"])
+    except ValueError as error:
+        raise UsageError(f"--tokens: {error}", hint="write 15T tokens as 15T, 15 TB of text as 15TB") from None
+    found = tokens_of(size, bytes_per_token=options.bytes_per_token)
+    return found, (
+        f"{options.bytes_per_token:g} bytes of text in a token (English; Chinese some 3.5): {found:.3g} tokens",
+    )
 
 
 def check_alone(given: Mapping[str, object]) -> None:
@@ -156,6 +189,7 @@ def ask_of(options: Options) -> Ask:
             raise UsageError(f"{option} is missing", hint="try: myriarch plan --model llama-3.1-8b --fleet h100-sxm:64")
     model, (fleet, sizing) = model_from(options.model), _fleet(options)
     aim = _aim(options, sizing=sizing)
+    tokens, assumed = _tokens(options)
     money = quantity.money(options.budget, option="--budget") if options.budget else None
     if options.top < 1:
         raise UsageError(f"--top: {options.top} plans are none", hint="ask for 1 or more")
@@ -165,7 +199,8 @@ def ask_of(options: Options) -> Ask:
         fleet=fleet,
         label=options.fleet,
         aim=aim,
-        tokens=quantity.count(options.tokens, option="--tokens") if options.tokens else None,
+        tokens=tokens,
+        assumed=assumed,
         batch=_whole(options.batch, "--batch"),
         sequence=_whole(options.sequence, "--sequence"),
         deadline_days=quantity.days(options.deadline, option="--deadline") if options.deadline else None,

@@ -106,6 +106,12 @@ def _optimal() -> dict[str, Any]:
     return msgspec.json.schema(Optimal)
 
 
+def _arithmetic() -> dict[str, Any]:
+    from myriarch.cli.arithmetic import Arithmetic
+
+    return msgspec.json.schema(Arithmetic)
+
+
 def _walls() -> dict[str, Any]:
     from myriarch.plan.walls import Walls
 
@@ -127,5 +133,6 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "validate": _validate,
     "plan": _plan,
     "optimal": _optimal,
+    "arithmetic": _arithmetic,
     "walls": _walls,
 }

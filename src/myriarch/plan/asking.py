@@ -44,6 +44,8 @@ class Ask:
     """What the fleet is called in the answer; empty: its name."""
     aim: Aim = "time"
     tokens: float | None = None
+    assumed: tuple[str, ...] = ()
+    """What was assumed to ask it."""
     batch: int | None = None
     """Sequences."""
     sequence: int | None = None
@@ -80,7 +82,7 @@ class Asked:
         self.parameters: Final[Parameters] = CALIBRATED["all"]
         self.notes: Final[list[str]] = []
         """What the user should know of how it was answered."""
-        self._assumed: list[str] = []
+        self._assumed: list[str] = list(ask.assumed)
         self.sequence: Final = ask.sequence or ask.model.context_tokens
         self.tokens: Final = ask.tokens or self._usual_tokens()
         self.batch: Final = ask.batch or self._usual_batch()

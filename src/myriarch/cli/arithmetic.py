@@ -72,7 +72,7 @@ def arithmetic(
         peak_flops_per_s=peak,
         assumed=(
             "6 x parameters x tokens; memory, network and batch are not looked at",
-            f"{KEPT:.0%} of the time is kept; MFU {PUBLISHED_MFU:.0%} as Llama 3, {BEST_PUBLISHED_MFU:.0%} as MegaScale",
+            f"{KEPT:.0%} of time is kept; MFU {PUBLISHED_MFU:.0%} as Llama 3, {BEST_PUBLISHED_MFU:.0%} as MegaScale",
             "the rate is dense, at the precision of training: 8 bits have twice that of 16, sparsity doubles it again",
             *assumed,
         ),

@@ -221,6 +221,17 @@ def test_a_price_that_is_missing_is_not_zero(myriarch: Command, tmp_path: Path) 
         assert (done.returncode, "`b` has none" in done.stderr) == (2, True), done.stderr
 
 
+def test_numbers_that_nothing_has_are_refused_at_once(myriarch: Command, tmp_path: Path) -> None:
+    fleet = fleet_file(tmp_path, a={"failures": {"per_node_day": 1e9}})
+    done = myriarch("plan", "--model", "llama-3.1-8b", "--fleet", fleet)
+    assert (done.returncode, "more than one a minute" in done.stderr) == (2, True), done.stderr
+    model = tmp_path / "model.json"
+    shape = {"name": "deep", "layers": 1_000_000_000, "width": 512, "heads": 8, "context_tokens": 2048}
+    model.write_text(json.dumps(shape), "utf-8")
+    done = myriarch("plan", "--model", str(model), "--fleet", "h100-sxm:8")
+    assert (done.returncode, "use at most 10000" in done.stderr) == (2, True), done.stderr
+
+
 def test_a_missed_budget_gets_what_comes_nearest(myriarch: Command, tmp_path: Path) -> None:
     price = {"price_per_device_hour": 2, "currency": "USD"}
     fleet = fleet_file(tmp_path, a=price, b={**price, "price_per_device_hour": 1})

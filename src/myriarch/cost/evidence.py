@@ -127,7 +127,10 @@ def _grade(wanted: Run, chip: Chip, *, profiled: bool) -> tuple[Grade, str]:
     if not profiled and chip.is_doubtful:
         return "E", f"the numbers of {chip.id} are of {chip.confidence} confidence"
     if not (profiled or seen or chip.matmul_measured_flops_per_s):
-        return "E", f"nobody has published a run on {chip.id}, nor measured its matrix products"
+        return (
+            "E",
+            f"no run on {chip.id} is among those that this rests on, nor has the catalogue a measured matrix rate",
+        )
     alike = [run for run in published() if _alike(wanted, run, profiled=profiled)]
     factor = min((_factor(wanted, run) for run in alike), default=math.inf)
     if factor <= FAR:

@@ -28,6 +28,12 @@ DEVICES_LIMIT: Final = 10_000_000
 # --- the fleet -------------------------------------------------------------------------------------------------------
 
 
+LAYERS_LIMIT: Final = 10_000
+"""Eighty times what any published decoder has."""
+FAILURES_LIMIT: Final = 1_440.0
+"""Of a node and day: one a minute. Such a node does nothing else."""
+
+
 def check_fleet(fleet: Fleet, *, catalogue: Mapping[str, Chip], tell: Tell) -> None:
     """Names that are one's own, chips that are known, links between pools that are there."""
     if not fleet.pools:
@@ -45,6 +51,9 @@ def check_fleet(fleet: Fleet, *, catalogue: Mapping[str, Chip], tell: Tell) -> N
         first.setdefault(pool.name, index)
         if isinstance(pool.chip, str) and pool.chip not in catalogue:
             tell(f"pools[{index}].chip", unknown_chip(pool.chip, chips=catalogue))
+        if pool.failures is not None and pool.failures.per_node_day > FAILURES_LIMIT:
+            rate = f"{pool.failures.per_node_day:g} a day are more than one a minute"
+            tell(f"pools[{index}].failures.per_node_day", f"{rate}; published nodes fail some 0.004 times a day")
     _check_links(fleet, tell)
     _check_sites(fleet, tell)
 
@@ -104,6 +113,8 @@ def _no_pool(name: str, pools: list[str]) -> str:
 
 def check_model(model: Model, *, tell: Tell) -> None:
     """Parts that fit together. Heads divide the width evenly, and in even parts: rotary positions turn pairs."""
+    if model.layers > LAYERS_LIMIT:
+        tell("layers", f"{model.layers} are more than any model has; use at most {LAYERS_LIMIT}")
     if model.latent is not None:
         _check_latent(model, model.latent, tell)
     else:

@@ -42,6 +42,7 @@ def job_of(recipe: Recipe) -> Job:
         parallelism["fsdp_reshard_after_forward"] = RESHARD[recipe.zero_stage]
     if recipe.ep > 1:
         parallelism["expert_parallel_degree"] = recipe.ep
+    if recipe.ep > 1 or recipe.expert_tp > 1:
         parallelism["expert_tensor_parallel_degree"] = recipe.expert_tp
     if recipe.pp > 1:
         parallelism["pipeline_parallel_schedule"] = SCHEDULES[recipe.virtual > 1, recipe.zero_bubble]
@@ -92,7 +93,7 @@ def _refuse(recipe: Recipe) -> None:
         recipe.selective or len({*recipe.chunks}) > 1 or recipe.chunks[0] % recipe.recomputed
     ):
         raise SpecError("torchtitan recomputes every n-th layer: take a share of 1/n, not selective", path="recompute")
-    if recipe.ep > 1 and recipe.expert_tp not in (1, recipe.tp):
+    if recipe.expert_tp not in (1, recipe.tp):
         raise SpecError(f"torchtitan splits an expert over 1 or all {recipe.tp} of tp", path="expert_tp")
     if recipe.precision == "fp4":
         raise SpecError("torchtitan trains in bf16, fp8 and MXFP8; plan with one of these", path="precision")

@@ -27,8 +27,6 @@ WEIGHT_BYTES: Final = 2.0
 OPTIMIZER_BYTES: Final = 12.0
 WORKSPACE_BYTES: Final = 6.0
 """Of a value of the largest weight: its gradient in two bytes, and in four before it is added up."""
-CONTEXT_BYTES: Final = 4.0e9
-"""`Software.context_bytes` of frameworks on GPUs."""
 SLACK: Final = 0.02
 """Of activations: blocks that the allocator holds and cannot use."""
 

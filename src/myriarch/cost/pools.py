@@ -8,7 +8,7 @@ from typing import Final
 from myriarch.cost.silicon import machine, silicon
 from myriarch.cost.split import Machine
 from myriarch.errors import SpecError
-from myriarch.spec.catalogue import lookup
+from myriarch.spec.catalogue import chip_of
 from myriarch.spec.fleet import Chip, Pool
 
 BASEBOARD_DEVICES: Final = 8
@@ -20,7 +20,7 @@ def machine_of(pool: Pool, *, precision: str = "bf16") -> Machine:
 
     Raises SpecError, with the name of the pool, when the chip lacks a number that the formulas need.
     """
-    chip = pool.chip if isinstance(pool.chip, Chip) else lookup(pool.chip)
+    chip = chip_of(pool)
     try:
         usual = machine(
             chip,

@@ -14,13 +14,13 @@ from myriarch.cost.software import LEVELS
 from myriarch.cost.split import Machine, Software
 from myriarch.errors import SpecError
 from myriarch.plan.answer import Question
-from myriarch.plan.candidate import chip_of
 from myriarch.plan.defaults import TOKENS_PER_PARAMETER, batch_for, tokens_for
 from myriarch.plan.goal import Aim
 from myriarch.plan.search import ANY
 from myriarch.plan.sizing import steps_of
 from myriarch.plan.space import Space
 from myriarch.plan.valuing import Work
+from myriarch.spec.catalogue import chip_of
 from myriarch.spec.fleet import Fleet, Pool
 from myriarch.spec.model import Model
 from myriarch.spec.problems import did_you_mean, listed

@@ -9,8 +9,8 @@ from myriarch.cost.memory import Memory
 from myriarch.cost.split import Machine, Split
 from myriarch.cost.step import StepTime
 from myriarch.plan.answer import Averaging, Group, Layout, StageMemory
-from myriarch.spec.catalogue import described, lookup
-from myriarch.spec.fleet import Chip, Pool, Precision
+from myriarch.spec.catalogue import chip_of, described
+from myriarch.spec.fleet import Pool, Precision
 
 KINDS: Final = ("weights", "gradients", "optimizer", "activations", "logits", "workspace", "fragments")
 
@@ -86,11 +86,6 @@ class Candidate:
 def _named(precision: str) -> Precision:
     known: tuple[Precision, ...] = get_args(Precision)
     return next(name for name in known if name == precision)
-
-
-def chip_of(pool: Pool) -> Chip:
-    """The pool's chip, looked up where the file only names it."""
-    return pool.chip if isinstance(pool.chip, Chip) else lookup(pool.chip)
 
 
 def shown(group: Worked, *, flops: float, repeated_flops: float, headroom: float) -> Group:

@@ -8,11 +8,12 @@ from typing import Final
 
 from myriarch.plan import valuing
 from myriarch.plan.asking import Asked
-from myriarch.plan.candidate import Candidate, Worked, chip_of
+from myriarch.plan.candidate import Candidate, Worked
 from myriarch.plan.goal import Goal, by_devices
 from myriarch.plan.search import Found, Plan, search
 from myriarch.plan.space import Space
 from myriarch.plan.unlike_fleet import doubts
+from myriarch.spec.catalogue import chip_of
 from myriarch.spec.fleet import Pool
 from myriarch.units import S_PER_DAY
 

@@ -14,7 +14,8 @@ from myriarch.cost.evidence import chips_seen, evidence
 from myriarch.cost.step import StepTime
 from myriarch.cost.uncertainty import chip_reach, interval
 from myriarch.plan.answer import Evidence
-from myriarch.plan.candidate import Candidate, Worked, chip_of
+from myriarch.plan.candidate import Candidate, Worked
+from myriarch.spec.catalogue import chip_of
 from myriarch.spec.fleet import Pool
 
 FACTORS: Final = {"t": "tp", "p": "pp", "c": "cp", "e": "ep", "s": "sharded weights"}

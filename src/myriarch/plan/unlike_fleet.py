@@ -17,8 +17,8 @@ from myriarch.plan.bridge import AVERAGINGS, Averaging, Bridges
 from myriarch.plan.unlike import Entrant, Refusal, UnlikePlan, unlike_plans
 from myriarch.plan.unlike_offers import Axes, pool_entrant
 from myriarch.plan.unlike_pipelines import pair_entrant
-from myriarch.spec.catalogue import described, lookup
-from myriarch.spec.fleet import Chip, Fleet, Pool
+from myriarch.spec.catalogue import chip_of, described
+from myriarch.spec.fleet import Fleet, Pool
 
 NARROW: Final = ("fp8", "fp4")
 UNUSED: Final = ("tf32", "fp32", "fp64", "fp64_tc", "int8", "mem_type", "pcie")
@@ -106,13 +106,9 @@ def _not_in(refused: list[Refusal], entrants: list[Entrant]) -> list[Refusal]:
     return [each for each in refused if each.pool not in paired]
 
 
-def _chip(pool: Pool) -> Chip:
-    return lookup(pool.chip) if isinstance(pool.chip, str) else pool.chip
-
-
 def doubts(pool: Pool) -> tuple[str, ...]:
     """Numbers of a pool's chip that a plan uses and that nobody vouches for."""
-    chip = _chip(pool)
+    chip = chip_of(pool)
     found = []
     if chip.is_doubtful:
         found.append(f"{pool.name}: {described(chip)}")

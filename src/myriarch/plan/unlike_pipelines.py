@@ -28,7 +28,7 @@ import numpy as np
 
 from myriarch.cost.arrays import Array
 from myriarch.cost.decoder import Decoder
-from myriarch.cost.memory import CONTEXT_BYTES, SLACK, memory
+from myriarch.cost.memory import SLACK, memory
 from myriarch.cost.network import Network
 from myriarch.cost.parameters import Parameters
 from myriarch.cost.split import Machine, Software, Split
@@ -193,7 +193,7 @@ def _sides(task: _Task, machine: Machine, rows: Array, *, stages: Array) -> _Sid
         kept_bytes=(1.0 + SLACK) * kept[:, dense_first],
         front_end_bytes=ends,
         back_end_bytes=ends + logits,
-        other_bytes=workspace + (1.0 + SLACK) * again + CONTEXT_BYTES,
+        other_bytes=workspace + (1.0 + SLACK) * again + float(task.software.context_bytes),
         memory_bytes=float(machine.memory_bytes),
         send_s=np.asarray(send_s),
         fixed_s=fixed_s,

@@ -17,7 +17,8 @@ from myriarch.cost.failures import per_node_day
 from myriarch.cost.spares import DEFAULT_REPAIR_S
 from myriarch.plan.answer import EffectiveCompute, Saves
 from myriarch.plan.answer import Money as Paid
-from myriarch.plan.candidate import Candidate, Worked, chip_of
+from myriarch.plan.candidate import Candidate, Worked
+from myriarch.spec.catalogue import chip_of
 from myriarch.spec.fleet import Fleet, Pool
 
 LAW_NODE_DEVICES: Final = 8.0

@@ -17,7 +17,7 @@ import yaml
 
 from myriarch.errors import SpecError
 from myriarch.spec.base import Spec
-from myriarch.spec.fleet import Chip, Confidence, Precision
+from myriarch.spec.fleet import Chip, Confidence, Pool, Precision
 from myriarch.spec.problems import did_you_mean, listed
 
 _TERA: Final = 1e12
@@ -81,6 +81,11 @@ def lookup(name: str, *, chips: Mapping[str, Chip] | None = None) -> Chip:
     if name not in known:
         raise SpecError(unknown_chip(name, chips=known))
     return known[name]
+
+
+def chip_of(pool: Pool) -> Chip:
+    """The pool's chip, looked up where the file only names it. Raises SpecError as `lookup` does."""
+    return pool.chip if isinstance(pool.chip, Chip) else lookup(pool.chip)
 
 
 def unknown_chip(name: str, *, chips: Mapping[str, Chip]) -> str:

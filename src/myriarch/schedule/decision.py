@@ -7,10 +7,10 @@ from typing import Literal
 from myriarch.event.base import Value
 from myriarch.schedule.job import JobId
 
-Rule = Literal["in order", "before the hold", "beside the hold", "promised"]
+Rule = Literal["in order", "before the hold", "beside the hold", "promised", "ranked"]
 """`in order`: it was first in the queue and fitted. `before the hold`: by its estimate it ends before the devices
 held for the first job are needed. `beside the hold`: it uses devices that the hold leaves. `promised`: its time has
-come."""
+come. `ranked`: a policy that also stops and resizes jobs put it among those that run; `text` says why."""
 
 
 class Reason(Value, frozen=True, kw_only=True):
@@ -26,6 +26,8 @@ class Reason(Value, frozen=True, kw_only=True):
     """Devices left at that time, before this job took some."""
     promised_s: float | None = None
     """The first promise that was made to this job."""
+    text: str = ""
+    """What `ranked` rests on, in numbers."""
 
     @property
     def sentence(self) -> str:
@@ -40,6 +42,8 @@ class Reason(Value, frozen=True, kw_only=True):
                 return f"backfilled {waited}: job {self.head}, held for {self.hold_s:g} s, leaves {self.spare_devices}"
             case "promised":
                 return f"promised for {self.promised_s:g} s at the latest, {waited}"
+            case "ranked":
+                return f"{self.text}, {waited}"
 
 
 class Placement(Value, frozen=True, kw_only=True):
@@ -75,4 +79,27 @@ class Refuse(Value, frozen=True, kw_only=True):
     reason: str
 
 
-Decision = Start | Refuse
+class Preempt(Value, frozen=True, kw_only=True):
+    """A running job gives its devices back now and waits again; what it saved stays."""
+
+    job: JobId
+    at_s: float
+    lost: bool = False
+    """A fault took a node of it, so that it could not save first."""
+    reason: str
+
+
+class Resize(Value, frozen=True, kw_only=True):
+    """A running job goes on elsewhere, or with more or fewer devices, from now on."""
+
+    job: JobId
+    at_s: float
+    until_s: float
+    """When it should be over there."""
+    placement: Placement
+    lost: bool = False
+    """A fault took a node of it: it goes on from its newest checkpoint."""
+    reason: str
+
+
+Decision = Start | Refuse | Preempt | Resize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NewType
 
 from myriarch.event.base import Value
@@ -37,3 +38,17 @@ class Job(Value, frozen=True, kw_only=True):
     kind: Kind = "gang"
     quality: float = 0.0
     """Quality of service, 0..1: one factor of its priority."""
+    deadline_s: float | None = None
+    """When it should have ended; None: whenever."""
+    sizes: tuple[int, ...] = ()
+    """Other numbers of devices that will do, beside `devices`: mouldable, the size is chosen when it starts."""
+    elastic: bool = False
+    """It may go over to another of its sizes while it runs."""
+    preemptible: bool = False
+    """It may be made to wait again, and goes on from what it saved."""
+    save_s: float = 0.0
+    """How long it saves before it gives its devices up; it makes no progress meanwhile."""
+    restart_s: float = 0.0
+    """How long it starts and restores, without progress, whenever it starts again or changes its devices."""
+    saves_every_s: float = math.inf
+    """Running time between two checkpoints: what a fault loses at most. Infinite: a fault loses all."""

@@ -7,8 +7,8 @@ from typing import Literal
 from myriarch.event.base import Value
 
 Course = Literal["repair", "in_place", "slow", "corrupt", "maintenance"]
-"""What follows. `repair`: the node is away for a while. `in_place`: its processes die, the node stays. `slow`: it goes on
-slower for a while (fail-slow). `corrupt`: it computes wrong values until somebody notices (silent data corruption).
+"""What follows. `repair`: the node is away for a while. `in_place`: its processes die, the node stays. `slow`: it goes
+on slower for a while (fail-slow). `corrupt`: it computes wrong values until somebody notices (silent data corruption).
 `maintenance`: announced; the node is drained and away for a while."""
 
 

@@ -34,6 +34,8 @@ class Known(NamedTuple):
 
 
 def known(name: str) -> Known:
+    if not (FOLDER / f"{name}.csv.gz").exists():
+        pytest.skip("a source distribution leaves out what may not be used for profit: see NOTICE")
     with gzip.open(FOLDER / f"{name}.csv.gz", "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     tasks = [

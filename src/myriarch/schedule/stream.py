@@ -1,0 +1,474 @@
+"""What a scheduler was told and what it said to it, in order: recorded, and played again to the last byte.
+
+A scheduler is a pure function of its stimuli, so this is all that is needed to find out whether the one that decided
+on a live fleet and the one in a simulation are the same: feed the recorded stimuli to a fresh one and compare bytes.
+
+    8 bytes that name the format, then for each record
+    length of the body (4 bytes, little endian)   CRC-32 of the body (4 bytes)   the body: MessagePack
+
+The first record says what was scheduled on. A stimulus precedes the decisions that it caused. The last record counts
+the others and has a digest of them, so that a stream that lost its end is told from one that ended. MessagePack, since
+holds and intervals may be infinite, which JSON cannot say. The codec is here and pure; files are the shells'.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol, Self, final, runtime_checkable
+
+import msgspec
+import xxhash
+
+from myriarch.errors import IntegrityError, UsageError
+from myriarch.event.base import Value
+from myriarch.schedule.decision import Decision, Preempt, Refuse, Resize, Start
+from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.layout import PoolLayout
+from myriarch.schedule.machine import Machine
+from myriarch.schedule.placed import Placed
+from myriarch.schedule.scheduler import Scheduler
+
+MAGIC: Final = b"myrsch1\n"
+"""Format and version."""
+BODY_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""A longer record is damage: a gang over 100,000 nodes takes half a megabyte."""
+
+_FRAME: Final = struct.Struct("<II")
+
+
+class Opening(Value, frozen=True, kw_only=True):
+    """On what was scheduled."""
+
+    scheduler: str
+    """In words, for people: a replay is given its scheduler."""
+    devices: int
+    pools: tuple[PoolLayout, ...] = ()
+    """Empty where devices are only counted."""
+
+
+class Submitted(Value, frozen=True, kw_only=True):
+    """A job came."""
+
+    job: Job
+    at_s: float
+
+
+class Ended(Value, frozen=True, kw_only=True):
+    """A running job ended, however it ended."""
+
+    job: JobId
+    at_s: float
+
+
+class Woken(Value, frozen=True, kw_only=True):
+    """The instant that the scheduler asked to be woken at came."""
+
+    at_s: float
+
+
+class Lost(Value, frozen=True, kw_only=True):
+    """A node failed."""
+
+    pool: str
+    node: int
+    at_s: float
+
+
+class Regained(Value, frozen=True, kw_only=True):
+    """A node is back."""
+
+    pool: str
+    node: int
+    at_s: float
+
+
+Stimulus = Submitted | Ended | Woken | Lost | Regained
+
+
+class Closing(Value, frozen=True, kw_only=True):
+    """The stream ends here on purpose."""
+
+    records: int
+    """All before this one."""
+    digest: str
+    """Hex xxh3-128 over their bodies."""
+
+
+class Entry(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """One record: exactly one of the fields beside `seq` is there."""
+
+    seq: int
+    """Counts records from 1, without gaps."""
+    opening: Opening | None = None
+    submitted: Submitted | None = None
+    ended: Ended | None = None
+    woken: Woken | None = None
+    lost: Lost | None = None
+    regained: Regained | None = None
+    start: Start | None = None
+    refuse: Refuse | None = None
+    preempt: Preempt | None = None
+    resize: Resize | None = None
+    closing: Closing | None = None
+
+    @property
+    def stimulus(self) -> Stimulus | None:
+        """What the scheduler was told, if this is that."""
+        return self.submitted or self.ended or self.woken or self.lost or self.regained
+
+    @property
+    def decision(self) -> Decision | None:
+        """What it said, if this is that."""
+        return self.start or self.refuse or self.preempt or self.resize
+
+
+_FIELDS: Final[dict[type, str]] = {
+    Opening: "opening",
+    Submitted: "submitted",
+    Ended: "ended",
+    Woken: "woken",
+    Lost: "lost",
+    Regained: "regained",
+    Start: "start",
+    Refuse: "refuse",
+    Preempt: "preempt",
+    Resize: "resize",
+    Closing: "closing",
+}
+_PARTS: Final = tuple(_FIELDS.values())
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Entry)
+
+
+@runtime_checkable
+class LosesNodes(Protocol):
+    """A scheduler that can be told of faults."""
+
+    def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]: ...
+
+    def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]: ...
+
+
+# --- recording -------------------------------------------------------------------------------------------------------
+
+
+class Tape:
+    """Encodes records one after the other. Invariant: `digest` is over the bodies of all `records` so far."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._digest = xxhash.xxh3_128()
+        self.records = 0
+
+    @property
+    def digest(self) -> str:
+        """Of all that was put."""
+        return self._digest.hexdigest()
+
+    def put(self, what: Opening | Stimulus | Decision | Closing) -> None:
+        """One record more."""
+        body = self.count(_entry(self.records + 1, what))
+        self._write(_FRAME.pack(len(body), zlib.crc32(body)) + body)
+
+    def count(self, entry: Entry) -> bytes:
+        """Count a record that was written before; its body."""
+        body = _encoder.encode(entry)
+        self.records += 1
+        self._digest.update(body)
+        return body
+
+
+@final
+class Recorder:
+    """A scheduler that records another: use it in its place, in virtual time or on a live fleet.
+
+    `write` gets whole records, to append them to a file. `close` when nothing more will come.
+    """
+
+    def __init__(self, scheduler: Scheduler, write: Callable[[bytes], object], *, name: str = "") -> None:
+        self.scheduler = scheduler
+        self._tape = Tape(write)
+        write(MAGIC)
+        self._tape.put(opening(scheduler, name=name))
+
+    @classmethod
+    def resumed(cls, entries: Sequence[Entry], scheduler: Scheduler, write: Callable[[bytes], object]) -> Self:
+        """Go on with a stream whose writer died: replay what it holds into a fresh scheduler, then append.
+
+        `entries` are of `read(data, growing=True)`; the file is to be cut to their `intact_bytes` first. Decisions that
+        were not written any more are written now; whoever acts on them finds them at the end of the stream.
+        """
+        found, due = _replay(entries, scheduler, growing=True)
+        if found.closed:
+            raise UsageError("the stream was closed: nothing more can be recorded in it", hint="begin another one")
+        recorder = cls.__new__(cls)
+        recorder.scheduler, recorder._tape = scheduler, Tape(write)
+        for entry in entries:
+            recorder._tape.count(entry)
+        for decision in due:
+            recorder._tape.put(decision)
+        return recorder
+
+    @property
+    def machine(self) -> Machine:
+        """The recorded one's."""
+        return self.scheduler.machine
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return self.scheduler.waiting
+
+    @property
+    def head(self) -> Job | None:
+        """Who is first in the queue."""
+        return self.scheduler.head
+
+    @property
+    def wake_s(self) -> float:
+        """When it wants to be woken."""
+        return self.scheduler.wake_s
+
+    def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
+        """A job more."""
+        return self._told(Submitted(job=job, at_s=now_s))
+
+    def end(self, job: JobId, *, now_s: float) -> Sequence[Decision]:
+        """A running job ended."""
+        return self._told(Ended(job=job, at_s=now_s))
+
+    def wake(self, *, now_s: float) -> Sequence[Decision]:
+        """What it waited for has come."""
+        return self._told(Woken(at_s=now_s))
+
+    def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node failed."""
+        return self._told(Lost(pool=pool, node=node, at_s=now_s))
+
+    def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node is back."""
+        return self._told(Regained(pool=pool, node=node, at_s=now_s))
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.scheduler.check()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._tape.put(Closing(records=self._tape.records, digest=self._tape.digest))
+
+    def _told(self, stimulus: Stimulus) -> Sequence[Decision]:
+        self._tape.put(stimulus)
+        decisions = feed(self.scheduler, stimulus)
+        for decision in decisions:
+            self._tape.put(decision)
+        return decisions
+
+
+def opening(scheduler: Scheduler, *, name: str = "") -> Opening:
+    """What a stream says of the scheduler that it records."""
+    machine = scheduler.machine
+    pools = tuple(nodes.pool for nodes in machine.pools.values()) if isinstance(machine, Placed) else ()
+    devices = sum(pool.devices for pool in pools) if pools else machine.devices
+    return Opening(scheduler=name or type(scheduler).__name__, devices=devices, pools=pools)
+
+
+def feed(scheduler: Scheduler, stimulus: Stimulus) -> Sequence[Decision]:
+    """Tell a scheduler what happened. Raises UsageError for a fault that it cannot be told of."""
+    match stimulus:
+        case Submitted():
+            return scheduler.submit(stimulus.job, now_s=stimulus.at_s)
+        case Ended():
+            return scheduler.end(stimulus.job, now_s=stimulus.at_s)
+        case Woken():
+            return scheduler.wake(now_s=stimulus.at_s)
+    if not isinstance(scheduler, LosesNodes):
+        raise UsageError(
+            f"{type(scheduler).__name__} cannot be told that node {stimulus.node} of `{stimulus.pool}` went or came",
+            hint="replay the stream with a scheduler that has `lose` and `regain`",
+        )
+    tell = scheduler.lose if isinstance(stimulus, Lost) else scheduler.regain
+    return tell(stimulus.pool, stimulus.node, now_s=stimulus.at_s)
+
+
+# --- reading and replaying -------------------------------------------------------------------------------------------
+
+
+class Replayed(Value, frozen=True, kw_only=True):
+    """A replay that gave the recorded decisions, byte for byte."""
+
+    stimuli: int
+    decisions: int
+    until_s: float
+    """The last instant."""
+    digest: str
+    """Of the stream."""
+    closed: bool
+    """Whether the stream was ended on purpose."""
+
+
+def read(data: bytes, *, growing: bool = False) -> tuple[Entry, ...]:
+    """All records of a stream.
+
+    With `growing`, its writer may be at work or may have been killed: the end may be torn or missing. Otherwise that,
+    and any damage anywhere, raises IntegrityError, with the record's number.
+    """
+    if not data.startswith(MAGIC):
+        if growing and MAGIC.startswith(data):
+            return ()
+        raise IntegrityError(
+            f"the stream begins with {data[: len(MAGIC)]!r}, not with {MAGIC!r}",
+            hint="is it a stream of decisions, of this version?",
+        )
+    entries = tuple(_entries(data, growing=growing))
+    if growing:
+        return entries
+    if not entries or entries[-1].closing is None:
+        raise IntegrityError(
+            f"the stream ends after record {len(entries)}, which does not close it: its end is missing",
+            hint="copy it again from where it was recorded; a stream that is still being written is read as growing",
+        )
+    return entries
+
+
+def intact_bytes(entries: Sequence[Entry]) -> int:
+    """Length of the part of a stream that holds these records."""
+    return len(MAGIC) + sum(_FRAME.size + len(_encoder.encode(entry)) for entry in entries)
+
+
+def replay(stream: bytes | Sequence[Entry], scheduler: Scheduler, *, growing: bool = False) -> Replayed:
+    """Feed a stream's stimuli to a fresh scheduler, on the same machine as the recorded one.
+
+    Raises IntegrityError that names the first record whose bytes differ from what the scheduler says.
+    """
+    entries = read(stream, growing=growing) if isinstance(stream, bytes) else stream
+    found, due = _replay(entries, scheduler, growing=growing)
+    if due and not growing:
+        raise _difference(entries[-1], "nothing more", due[0])
+    return found
+
+
+def _replay(entries: Sequence[Entry], scheduler: Scheduler, *, growing: bool) -> tuple[Replayed, list[Decision]]:
+    """The same, and what the scheduler said at last that the stream does not have."""
+    if not entries or entries[0].opening is None:
+        raise IntegrityError("the stream has no opening record", hint="it was cut off at its begin")
+    _same_machine(entries[0].opening, opening(scheduler))
+    digest = xxhash.xxh3_128(_encoder.encode(entries[0]))
+    due: list[Decision] = []
+    stimuli = decisions = 0
+    until_s = float("-inf")
+    for entry in entries[1:]:
+        body = _encoder.encode(entry)
+        digest.update(body)
+        if (stimulus := entry.stimulus) is not None or entry.closing is not None:
+            if due:
+                raise _difference(entry, "nothing more", due[0])
+            if stimulus is not None:
+                stimuli, until_s = stimuli + 1, max(until_s, stimulus.at_s)
+                due = list(feed(scheduler, stimulus))
+            continue
+        if not due:
+            raise _difference(entry, entry.decision, "nothing")
+        again = due.pop(0)
+        if _encoder.encode(_entry(entry.seq, again)) != body:
+            raise _difference(entry, entry.decision, again)
+        decisions += 1
+    found = Replayed(
+        stimuli=stimuli,
+        decisions=decisions,
+        until_s=until_s,
+        digest=digest.hexdigest(),
+        closed=entries[-1].closing is not None,
+    )
+    return found, due
+
+
+def _entry(seq: int, what: Opening | Stimulus | Decision | Closing) -> Entry:
+    part: dict[str, Any] = {_FIELDS[type(what)]: what}
+    return Entry(seq=seq, **part)
+
+
+def _entries(data: bytes, *, growing: bool) -> Iterator[Entry]:
+    digest = xxhash.xxh3_128()
+    offset, number, closed = len(MAGIC), 0, False
+    while offset < len(data):
+        number += 1
+        if closed:
+            raise IntegrityError(f"stream record {number} (byte {offset}) follows the closing record")
+        found = _body(data, offset, number, growing=growing)
+        if found is None:
+            if growing:
+                return
+            raise IntegrityError(
+                f"stream record {number} (byte {offset}) is cut short: {len(data) - offset} bytes are left",
+                hint="copy the stream again; one that is still being written is read as growing",
+            )
+        entry = _decoded(found, number, offset)
+        if entry.closing is not None:
+            closed = True
+            if (entry.closing.records, entry.closing.digest) != (number - 1, digest.hexdigest()):
+                raise IntegrityError(f"stream record {number} closes another stream: {entry.closing}")
+        digest.update(found)
+        yield entry
+        offset += _FRAME.size + len(found)
+
+
+def _body(data: bytes, offset: int, number: int, *, growing: bool) -> bytes | None:
+    """The body of the record at `offset`; None when the data end within it, or torn with it."""
+    if offset + _FRAME.size > len(data):
+        return None
+    length, checksum = _FRAME.unpack_from(data, offset)
+    if length > BODY_LIMIT_BYTES:
+        raise IntegrityError(
+            f"stream record {number} (byte {offset}) claims {length} bytes, {BODY_LIMIT_BYTES} are allowed: damaged"
+        )
+    body = data[offset + _FRAME.size : offset + _FRAME.size + length]
+    if len(body) < length:
+        return None
+    if zlib.crc32(body) != checksum:
+        if growing and offset + _FRAME.size + length == len(data):
+            return None  # the last one: its writer died before all of it was on disk
+        raise IntegrityError(
+            f"stream record {number} (byte {offset}) is damaged: its checksum is {checksum:08x}, "
+            f"its content's {zlib.crc32(body):08x}",
+            hint="restore the stream from a copy",
+        )
+    return body
+
+
+def _decoded(body: bytes, number: int, offset: int) -> Entry:
+    try:
+        entry = _decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise IntegrityError(
+            f"stream record {number} (byte {offset}) is intact but not of this version: {error}"
+        ) from error
+    parts = [name for name in _PARTS if getattr(entry, name) is not None]
+    if entry.seq != number or len(parts) != 1 or (parts == ["opening"]) != (number == 1):
+        raise IntegrityError(
+            f"stream record {number} (byte {offset}) has number {entry.seq} and holds {', '.join(parts) or 'nothing'}"
+        )
+    return entry
+
+
+def _same_machine(recorded: Opening, given: Opening) -> None:
+    if (recorded.devices, recorded.pools) != (given.devices, given.pools):
+        raise UsageError(
+            f"the stream is of {_machine(recorded)}, the scheduler has {_machine(given)}",
+            hint="replay it with a scheduler on the machine that it was recorded on",
+        )
+
+
+def _machine(told: Opening) -> str:
+    pools = ", ".join(f"{pool.name}: {pool.nodes} x {pool.devices_per_node}" for pool in told.pools)
+    return f"{told.devices} devices ({pools})" if pools else f"{told.devices} devices"
+
+
+def _difference(entry: Entry, recorded: object, replayed: object) -> IntegrityError:
+    return IntegrityError(
+        f"stream record {entry.seq} says {recorded}, the replay says {replayed}",
+        hint="another policy, other parameters or another version of Myriarch made it",
+    )

@@ -38,7 +38,7 @@ def tasks_of(
                 id=JobId(one.id),
                 submit_s=one.submit_s,
                 devices=one.devices,
-                estimate_s=_estimate_s(one.run_s, one.estimate_s, estimates),
+                estimate_s=told_s(one.run_s, one.estimate_s, estimates),
                 within=within(one),
                 tenant=one.tenant,
                 user=one.user,
@@ -66,7 +66,7 @@ def tasks_drawn(
                 id=JobId(str(number)),
                 submit_s=submitted_s,
                 devices=count,
-                estimate_s=_estimate_s(ran_s, None, estimates),
+                estimate_s=told_s(ran_s, None, estimates),
                 tenant=tenant,
                 kind="gang" if count > 1 else "experiment",
             ),
@@ -76,7 +76,8 @@ def tasks_drawn(
     )
 
 
-def _estimate_s(run_s: float, asked_s: float | None, estimates: Estimates) -> float:
+def told_s(run_s: float, asked_s: float | None, estimates: Estimates) -> float:
+    """What a scheduler is told of a run time."""
     match estimates:
         case "asked":
             return max(run_s, asked_s or 0.0)

@@ -16,6 +16,7 @@ VERBS: Final[dict[str, str]] = {
     "chaos": "Inflict a fault on a running fleet: kill, stop or slow a node or worker.",
     "plan": "The best ways to train a model on a fleet: time, memory, cost, energy, and why.",
     "walls": "How energy, reliability and parallelism bound a growing fleet.",
+    "match": "Which pool runs which job, when and at what price (算力撮合).",
     "validate": "Predicted step times beside published measurements, by source.",
     "doctor": "What this machine offers, measured, and what it lacks.",
     "schema": "JSON Schema of the files that Myriarch reads and writes.",

@@ -214,6 +214,30 @@ def walls(
 
 
 @verb
+def match(
+    jobs: Annotated[
+        str, typer.Argument(metavar="JOBS", help="Jobs and what they need, like examples/broker/jobs.yaml.")
+    ],
+    market: Annotated[str, typer.Argument(metavar="MARKET", help="Pools and what they ask: market.yaml.")],
+    *,
+    method: Annotated[
+        str, typer.Option("--method", help="batch: all at once, proven; arrival: each as it came, greedily.")
+    ] = "batch",
+    job: Annotated[str, typer.Option("--job", metavar="NAME", help="All alternatives of one job, each priced.")] = "",
+    seconds: Annotated[float, typer.Option("--seconds", help="Most time for the proof.")] = 60.0,
+    json_output: Annotated[bool, typer.Option("--json", help="For programs: see `myriarch schema match`.")] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
+) -> int:
+    """Which pool runs which job, when, at what price, and what every alternative would cost (算力撮合).
+
+    Exits with 3 when some jobs got nothing.
+    """
+    from myriarch.cli import match as module
+
+    return module.match(jobs, market, method=method, job=job, seconds=seconds, json_output=json_output, lang=lang)
+
+
+@verb
 def validate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Published runs, like published_configs.yaml.")],
     *,

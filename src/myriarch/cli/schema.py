@@ -57,6 +57,12 @@ def _jobs() -> dict[str, Any]:
     return schema_of(Jobs)
 
 
+def _match() -> dict[str, Any]:
+    from myriarch.schedule.broker_result import Matching
+
+    return msgspec.json.schema(Matching)
+
+
 def _report() -> dict[str, Any]:
     from myriarch.account import Report
 
@@ -125,6 +131,7 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "profile": _spec("profile"),
     "market": _market,
     "jobs": _jobs,
+    "match": _match,
     "report": _report,
     "event": _event,
     "action": _action,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,24 +20,21 @@ from rich.table import Table
 from myriarch.account import History, Report, build_report, first_to_fix
 from myriarch.account.report import IncidentReport
 from myriarch.cli.console import Output
-from myriarch.cli.report_words import LEVELS, Language, advice, choose_language, leaf_name, term
+from myriarch.cli.report_words import Language, advice, choose_language, leaf_name, term
+from myriarch.cli.waterfall import draws, percent, show_factors, show_waterfall
 from myriarch.errors import EXIT_OK, EnvironmentFault, IntegrityError
 from myriarch.event.journal import Record, scan
-from myriarch.event.spans import LEVEL_OF, Leaf, Level, Span
+from myriarch.event.spans import Span
 from myriarch.run.directory import Attempt, Contact, find_attempt, read_json
 from myriarch.run.ledger_store import read_spans
 from myriarch.run.procfs import is_alive
-from myriarch.units import NS_PER_S, format_rate, format_s
+from myriarch.units import format_rate, format_s
 
-BAR_CELLS: Final = 36
-"""Width of a waterfall's bar."""
 SPARK_CELLS: Final = 40
 """Width of the loss curve."""
 INCIDENTS_SHOWN: Final = 20
 """Of more, the newest; `--json` has them all."""
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
-_DOWN: Final[tuple[Level, ...]] = ("unusable", "unscheduled", "start", "fault", "save", "user", "unknown", "step")
-"""From capacity down to what was useful."""
 
 
 def report(run: str | None = "", *, json_output: bool = False, lang: str = "") -> int:
@@ -114,10 +111,16 @@ def _emulation(attempt: Attempt) -> dict[str, str]:
 def show(made: Report, *, language: Language = "en", console: Console | None = None) -> None:
     """Draw the report for people."""
     console = console or Output()
-    if isinstance(console.file, io.TextIOWrapper) and not _draws(console):
+    if isinstance(console.file, io.TextIOWrapper) and not draws(console):
         console.file.reconfigure(errors="replace")  # a reason may quote anything; a `?` is better than no report
     _headline(console, made, language)
-    _waterfall(console, made, language)
+    show_waterfall(
+        console,
+        capacity_device_ns=made.capacity_device_ns,
+        leaves=made.leaves,
+        gains={fix.leaf: fix.gain for fix in made.fixes},
+        language=language,
+    )
     _pools(console, made, language)
     _incidents(console, made, language)
     _work(console, made, language)
@@ -140,59 +143,7 @@ def _headline(console: Console, made: Report, language: Language) -> None:
     if run.detail:
         console.print(run.detail)
     console.print()
-    console.print(f"{term('effective', language)}: {_percent(made.effective, language)}", style="bold")
-    table = Table.grid(padding=(0, 2))
-    for name in ("availability", "scheduling", "fault_handling", "compute"):
-        value: float | None = getattr(made.factors, name)
-        means = term(f"{name}_means", language)
-        table.add_row(
-            "  " + term(name, language), _percent(value, language), _bar(console, 0.0, value or 0.0, cells=20), means
-        )
-    console.print(table)
-    console.print()
-
-
-def _waterfall(console: Console, made: Report, language: Language) -> None:
-    capacity_ns = made.capacity_device_ns
-    if not capacity_ns:
-        return
-    table = Table(title=term("where", language), title_justify="left", box=None, padding=(0, 1), title_style="bold")
-    table.add_column(term("level", language), style="dim")
-    table.add_column(term("leaf", language))
-    table.add_column(term("device_time", language), justify="right")
-    table.add_column(term("share", language), justify="right")
-    table.add_column("")
-    table.add_column(term("gain", language), justify="right")
-    gains = {fix.leaf: fix.gain for fix in made.fixes}
-    table.add_row("", term("capacity", language), format_s(capacity_ns / NS_PER_S), "100.0 %", _bar(console, 0.0, 1.0))
-    left_ns = capacity_ns
-    previous: Level | None = None
-    for leaf in _downwards(made):
-        ns = made.leaves[leaf]
-        level = LEVEL_OF[leaf]
-        table.add_row(
-            LEVELS[level][language] if level != previous else "",
-            leaf_name(leaf, language),
-            format_s(ns / NS_PER_S),
-            f"{100 * ns / capacity_ns:.1f} %",
-            _bar(console, (left_ns - ns) / capacity_ns, left_ns / capacity_ns),
-            "" if (gain := gains.get(leaf)) is None else f"+{100 * gain:.1f}",
-            style="green" if leaf == "useful_compute" else "",
-        )
-        left_ns -= ns
-        previous = level
-    console.print(table)
-    console.print()
-
-
-def _downwards(made: Report) -> Iterator[Leaf]:
-    """The leaves that cost something, level by level, what was useful last."""
-    for level in _DOWN:
-        for leaf, ns in made.leaves.items():
-            if ns and LEVEL_OF[leaf] == level and leaf != "useful_compute":
-                yield leaf
-    if made.leaves["useful_compute"]:
-        yield "useful_compute"
+    show_factors(console, effective=made.effective, factors=made.factors, language=language)
 
 
 def _pools(console: Console, made: Report, language: Language) -> None:
@@ -212,7 +163,7 @@ def _pools(console: Console, made: Report, language: Language) -> None:
             str(facts.devices),
             term("unknown", language) if rate is None else f"{format_rate(rate, 'FLOP/s')} ({facts.peak.source})",
             f"{facts.tokens:,}",
-            _percent(facts.compute, language),
+            percent(facts.compute, language),
             emulation,
         )
     console.print(table)
@@ -281,7 +232,7 @@ def _fix(console: Console, made: Report, language: Language) -> None:
         return
     lines = [f"{head}: {leaf_name(fix.leaf, language)} ({100 * fix.share:.1f} %)"]
     if fix.effective is not None:
-        lines.append(f"{term('would_be', language)} {_percent(fix.effective, language)}")
+        lines.append(f"{term('would_be', language)} {percent(fix.effective, language)}")
     if hint := advice(fix.leaf, language):
         lines.append(hint)
     console.print("\n  ".join(lines), style="bold")
@@ -290,34 +241,16 @@ def _fix(console: Console, made: Report, language: Language) -> None:
 # --- small parts -----------------------------------------------------------------------------------------------------
 
 
-def _percent(value: float | None, language: Language) -> str:
-    return term("unknown", language) if value is None else f"{100 * value:.1f} %"
-
-
 def _seconds(value: float | None) -> str:
     """Not happened is `-`, never zero."""
     return "-" if value is None else f"{value:.3f}"
 
 
-def _bar(console: Console, start: float, end: float, *, cells: int = BAR_CELLS) -> str:
-    """A bar from `start` to `end`, both shares of its whole width; what is not nothing is at least one cell."""
-    first, last = round(min(start, 1.0) * cells), round(min(end, 1.0) * cells)
-    if end > start and first == last:
-        first, last = (first - 1, last) if first == cells else (first, last + 1)
-    block = "█" if _draws(console) else "#"
-    return " " * first + block * (last - first)
-
-
 def _spark(console: Console, values: Sequence[float]) -> str:
-    if not _draws(console) or len(values) < 2:
+    if not draws(console) or len(values) < 2:
         return "->"
     step = max(1, -(-len(values) // SPARK_CELLS))
     means = [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
     low, high = min(means), max(means)
     scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_SPARKS[round((mean - low) * scale)] for mean in means)
-
-
-def _draws(console: Console) -> bool:
-    """Whether the terminal's encoding has block characters."""
-    return console.encoding.lower().startswith("utf")

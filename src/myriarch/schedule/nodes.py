@@ -46,6 +46,11 @@ class PoolNodes:
         return self._free
 
     @property
+    def spare_devices(self) -> int:
+        """Free devices that are kept back on purpose."""
+        return 0
+
+    @property
     def usable_devices(self) -> int:
         """Devices of nodes that are there."""
         return self.pool.devices - len(self._withdrawn) * self.pool.devices_per_node

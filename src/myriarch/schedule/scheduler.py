@@ -6,7 +6,7 @@ The simulator and the live broker feed it the same way. At one instant: submissi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from myriarch.schedule.decision import Decision, Refuse
 from myriarch.schedule.job import Job, JobId
@@ -40,6 +40,21 @@ class Scheduler(Protocol):
 
     def check(self) -> None:
         """Assert the invariants."""
+
+
+@runtime_checkable
+class Surviving(Scheduler, Protocol):
+    """A scheduler for nodes that break."""
+
+    def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node is gone from now on. First what becomes of the jobs on it, each of which is moved off it (`Resize`) or
+        made to wait again (`Preempt`); `lost` unless the node was drained for this instant. Then who starts."""
+
+    def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node that was lost is back, and empty."""
+
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> Sequence[Decision]:
+        """A node will be lost at an instant: nobody whose estimate reaches into it starts there any more."""
 
 
 def refusal(machine: Machine, job: Job, *, now_s: float) -> Refuse | None:

@@ -312,20 +312,28 @@ class Swarm:
         """Calls work again: then every job runs, was dropped, or is said to be unknown."""
         while self.on_the_way:
             self.arrives()
+        self.round()
+        unknown = self.unknown()
         for _ in range(8 + 4 * len(self.jobs)):
-            for action in self.broker.due():
-                if isinstance(action, SubmitNow):
-                    self.note(Sent(key=action.submission.key, at_s=self.now_s))
-                self.carry_out(action, "works")
-            for pool, engine in self.engines.items():
-                self.now_s += 1.0
-                self.note(Listed(pool=pool, asked_s=self.now_s, entries=tuple(engine.known.values())))
-                engine.advance(self.jobs, now_s=self.now_s)
+            self.round()
             self.check()
         assert self.broker.due() == ()
-        unknown = {self.jobs[key] for key, each in self.broker.intents.items() if each.outcome == "unknown"}
+        assert self.unknown() == unknown, "once engines answer, nothing is lost from sight"
         for job in set(self.jobs.values()) - self.dropped - unknown:
             assert self.runs()[job] == 1, f"{job} was lost"
+
+    def round(self) -> None:
+        for action in self.broker.due():
+            if isinstance(action, SubmitNow):
+                self.note(Sent(key=action.submission.key, at_s=self.now_s))
+            self.carry_out(action, "works")
+        for pool, engine in self.engines.items():
+            self.now_s += 1.0
+            self.note(Listed(pool=pool, asked_s=self.now_s, entries=tuple(engine.known.values())))
+            engine.advance(self.jobs, now_s=self.now_s)
+
+    def unknown(self) -> set[str]:
+        return {self.jobs[key] for key, each in self.broker.intents.items() if each.outcome == "unknown"}
 
 
 STEPS = {

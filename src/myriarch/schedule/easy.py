@@ -81,8 +81,31 @@ class Easy:
         came_back |= self._queue.refresh(now_s=now_s)
         return self._pass(now_s) if came_back else ()
 
+    def withdraw(self, job: JobId, *, now_s: float) -> Sequence[Decision]:
+        """A waiting job is called off; who only waited for it may start. Nothing happens for one that does not wait."""
+        at = self._queue.line.find(job)
+        if at is None:
+            return ()
+        was_first = at == self._queue.head()
+        self._queue.line.remove(at)
+        return self._pass(now_s) if was_first and self.waiting else ()
+
     def wake(self, *, now_s: float) -> Sequence[Decision]:
         """Nothing to do."""
+        return ()
+
+    def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node is gone: its jobs go on from what they saved on other nodes, or wait again where they stood."""
+        return [*self._queue.lose(pool, node, now_s=now_s), *self._pass(now_s)]
+
+    def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node is back."""
+        self._queue.regain(pool, node)
+        return self._pass(now_s)
+
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> Sequence[Decision]:
+        """A node will be gone: nobody whose estimate reaches into that starts there."""
+        self._queue.drain(pool, node, from_s=from_s, now_s=now_s)
         return ()
 
     def changed(self, *, now_s: float) -> Sequence[Decision]:

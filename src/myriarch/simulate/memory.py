@@ -71,6 +71,18 @@ class SimMemory:
             for held in self.all()
         )
 
+    def has_own(self, group: GroupId, rank: Rank, step: Step, incarnation: Incarnation) -> bool:
+        """Whether its worker's own shard of a snapshot is here."""
+        cell = self._cells.get((group, rank, "own"), ())
+        return any((held.step, held.incarnation) == (step, incarnation) for held in cell)
+
+    def put(self, shard: HeldShard) -> None:
+        """Somebody else says that this shard is here: it is, and what it displaced is not."""
+        if not self.store(shard):
+            cell = self._cells[shard.group, shard.rank, shard.role]
+            cell.remove(min(cell, key=lambda held: (held.committed, held.incarnation, held.step)))
+            cell.append(shard)
+
     def all(self) -> Iterator[HeldShard]:
         """Everything, fetched shards of other groups included."""
         for cell in self._cells.values():

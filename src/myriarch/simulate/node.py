@@ -50,6 +50,9 @@ class SimNode:
     boot: str
     devices: int
     fault_domain: str
+    address: str = ""
+    """Where its byte server listens; empty: an address made of its number."""
+    port: int = 7000
     alive: bool = True
     stopped: bool = False
     connected: bool = False
@@ -72,8 +75,8 @@ class SimNode:
             node=self.name,
             pool=self.pool,
             boot=self.boot,
-            address=f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
-            port=7000,
+            address=self.address or f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
+            port=self.port,
             devices=self.devices,
             fault_domain=self.fault_domain,
             workers=tuple(

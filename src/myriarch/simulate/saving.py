@@ -18,8 +18,9 @@ from myriarch.event.events import (
     SnapshotDrained,
     SnapshotSkipped,
 )
-from myriarch.event.ids import NodeId, Step
-from myriarch.simulate.node import SimNode, SimWorker
+from myriarch.event.ids import Incarnation, NodeId, Step
+from myriarch.event.layout import ShardKey
+from myriarch.simulate.node import SimNode, SimWorker, Stride
 from myriarch.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -34,15 +35,34 @@ class Saving:
         self.world = world
         self.work = work
         self.on_disk: dict[Step, str] = {}
+        self.states: dict[Step, int] = {}
+        """Digests of states that others saved: the sum over a group's shards."""
+        self.parts: dict[tuple[ShardKey, Step, Incarnation], int] = {}
+        """Digests of shards that are missing in a snapshot of which others were sealed already."""
+
+        self.settled: set[tuple[ShardKey, Step, Incarnation]] = set()
+        """Parts of snapshots that were skipped or dropped before this world began: nobody takes them again."""
+
+    def unsaved(self, stride: Stride) -> list[SimWorker]:
+        """Workers that have to take their part of the newest step's snapshot: all of them, or in a world that went on
+        from a journal, those that had not done so."""
+        step, incarnation = stride.step, stride.incarnation
+        return [
+            worker
+            for key, worker in stride.workers.items()
+            if not worker.node.memory.has_own(*key, step, incarnation) and (key, step, incarnation) not in self.settled
+        ]
 
     def shard_bytes(self, plan: WorkerPlan) -> int:
         """Size of one worker's part of the state."""
         whole = self.world.resolved.model.parameters * self.world.timing.bytes_per_parameter
         return max(1, round(whole / plan.world_size))
 
-    def digest(self, step: int, rank: int) -> str:
+    def digest(self, step: Step, rank: int) -> str:
         """A shard's digest: the group's sum is the same whatever its layout."""
-        whole = xxhash.xxh3_64_intdigest(b"state of step %d" % step)
+        whole = self.states.get(step)
+        if whole is None:
+            whole = xxhash.xxh3_64_intdigest(b"state of step %d" % step)
         return f"{whole if rank == 0 else 0:016x}"
 
     def snapshot(self, worker: SimWorker, step: Step, *, final: bool) -> float:
@@ -99,12 +119,17 @@ class Saving:
             if node.alive:
                 node.memory.drop(shard.step, shard.incarnation)
             return
-        digest = self.digest(shard.step, plan.rank)
+        part = self.parts.get((worker.key, shard.step, shard.incarnation))
+        digest = self.digest(shard.step, plan.rank) if part is None else f"{part:016x}"
         sealed = ShardSealed(node=node.name, shard=shard, digest=digest, stall_s=round(stall_s, 9))
         self.world.report(node, sealed)
-        delay_s = shard.size_bytes / self.world.timing.network_bytes_per_s + self.world.timing.latency_s
         for target in plan.copy_nodes:
-            self.world.clock.after(delay_s, partial(self._copied, worker, shard, target))
+            self.send_copy(worker, shard, target)
+
+    def send_copy(self, worker: SimWorker, shard: HeldShard, target: NodeId) -> None:
+        """A sealed shard goes to another node's memory."""
+        delay_s = shard.size_bytes / self.world.timing.network_bytes_per_s + self.world.timing.latency_s
+        self.world.clock.after(delay_s, partial(self._copied, worker, shard, target))
 
     def _copied(self, worker: SimWorker, shard: HeldShard, target: NodeId) -> None:
         giver, taker = worker.node, self.world.nodes[target]

@@ -132,19 +132,26 @@ class Starting:
         if len(waiting) < plan.world_size:
             return
         del self._gathered[plan.group, plan.incarnation]
-        timing, restore_s = self.world.timing, self._restore_s(plan)
-        now_ns = self.world.clock.now_ns
         for one, since_ns in waiting:
-            parts: list[tuple[Leaf, int, int]] = [("rendezvous", since_ns, now_ns)]
-            stages: tuple[tuple[Leaf, float], ...] = (
-                ("rendezvous", timing.rendezvous_s),
-                ("model_build", timing.model_build_s),
-                ("model_build" if isinstance(plan.restore, Fresh) else "restore", restore_s),
-                ("warm_up", timing.calibrate_s if plan.calibrate else 0.0),
-            )
-            for leaf, part_s in stages:
-                parts.append((leaf, parts[-1][2], parts[-1][2] + round(part_s * NS_PER_S)))
-            self.world.clock.at(parts[-1][2], partial(self._ready, one, one.plan, parts))
+            self.build(one, since_ns=since_ns, met_ns=self.world.clock.now_ns)
+
+    def wait_for_rest(self, worker: SimWorker, *, since_ns: int) -> None:
+        """A worker that was forked already waits for the rest of its group."""
+        self._gather(worker, since_ns)
+
+    def build(self, worker: SimWorker, *, since_ns: int, met_ns: int) -> None:
+        """A worker whose group met at an instant: it builds its model and restores its state."""
+        timing, plan = self.world.timing, worker.plan
+        parts: list[tuple[Leaf, int, int]] = [("rendezvous", since_ns, met_ns)]
+        stages: tuple[tuple[Leaf, float], ...] = (
+            ("rendezvous", timing.rendezvous_s),
+            ("model_build", timing.model_build_s),
+            ("model_build" if isinstance(plan.restore, Fresh) else "restore", self._restore_s(plan)),
+            ("warm_up", timing.calibrate_s if plan.calibrate else 0.0),
+        )
+        for leaf, part_s in stages:
+            parts.append((leaf, parts[-1][2], parts[-1][2] + round(part_s * NS_PER_S)))
+        self.world.clock.at(parts[-1][2], partial(self._ready, worker, plan, parts))
 
     def _restore_in_place(self, worker: SimWorker, plan: WorkerPlan) -> None:
         now_ns = self.world.clock.now_ns
@@ -152,11 +159,11 @@ class Starting:
         self.world.clock.at(parts[-1][2], partial(self._ready, worker, plan, parts))
 
     def _restore_s(self, plan: WorkerPlan) -> float:
-        shard_bytes = self.work.saving.shard_bytes(plan)
+        timing, shard_bytes = self.world.timing, self.work.saving.shard_bytes(plan)
         if isinstance(plan.restore, FromMemory):
             total = sum(source.shard.size_bytes for source in plan.restore.shards)
-            return total / self.world.timing.memory_bytes_per_s
-        return shard_bytes / self.world.timing.disk_bytes_per_s
+            return timing.restore_s + total / timing.memory_bytes_per_s
+        return timing.restore_s + shard_bytes / timing.disk_bytes_per_s
 
     def _ready(self, worker: SimWorker, plan: WorkerPlan, parts: Sequence[tuple[Leaf, int, int]]) -> None:
         if not worker.able or worker.plan is not plan:

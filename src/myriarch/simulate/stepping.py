@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,35 @@ class Stepping:
             self.stride.broken |= len(self.stride.workers) < whole
             self._begin_step()
 
+    def resume(self, action: StartSteps, stride: Stride, *, begun_ns: int, late: Collection[GroupId]) -> None:
+        """Go on in the middle of steps: `stride.step` are done, and the next one began at an instant.
+
+        `late` are groups that have not said yet that they completed the newest one. Workers of the shares that the
+        stride lacks are dead: what follows from that is on its way.
+        """
+        self._start, self._started, self.stride = action, dict.fromkeys(action.nodes), stride
+        for share in action.shares:
+            present = sum(1 for group, _ in stride.workers if group == share.group)
+            if present < share.world_size:
+                stride.broken = True
+                self._doom(stride, share.group)
+        if stride.broken:
+            return
+        self._begun_ns = begun_ns
+        stride.compute_s = self._compute_s(stride)
+        for share in action.shares:
+            if share.group in late:
+                self._report_step(stride, share, duration_s=max(stride.compute_s.values()))
+        finished = stride.step >= self.world.resolved.run.steps
+        stopped = any(worker.state == "held" for worker in stride.workers.values())
+        stride.holding |= stopped
+        due = stride.step > action.start_step and stride.step % action.memory_every_steps == 0
+        if finished or stopped or (due and self.work.saving.unsaved(stride)):
+            self._after_step(stride, finished=finished)
+        else:
+            step_s = max(stride.compute_s.values()) + self.world.timing.bridge_s
+            self.world.clock.at(begun_ns + round(step_s * NS_PER_S), partial(self._end_step, stride))
+
     def hold(self, incarnation: Incarnation) -> None:
         """Some worker was asked to hold: its flag reaches all with the next merge."""
         if self.stride is not None and self.stride.incarnation == incarnation:
@@ -61,10 +91,8 @@ class Stepping:
             return
         stride.broken = True
         del stride.workers[worker.key]
-        group = worker.key[0]
-        if worker.state != "held" and group not in stride.failing:
-            stride.failing.add(group)
-            self.world.clock.after(self.world.timing.collective_s, partial(self._fail, stride, group))
+        if worker.state != "held":
+            self._doom(stride, worker.key[0])
 
     def leave(self, worker: SimWorker) -> None:
         """A worker goes over to another incarnation."""
@@ -76,6 +104,12 @@ class Stepping:
     def raise_in(self, worker: SimWorker, detail: str) -> None:
         """A worker's script raises."""
         self._exit(worker, "user_error", detail)
+
+    def _doom(self, stride: Stride, group: GroupId) -> None:
+        """The collectives of a group are about to fail."""
+        if group not in stride.failing:
+            stride.failing.add(group)
+            self.world.clock.after(self.world.timing.collective_s, partial(self._fail, stride, group))
 
     def _fail(self, stride: Stride, group: GroupId) -> None:
         for peer in [one for one in stride.workers.values() if one.key[0] == group]:
@@ -129,22 +163,25 @@ class Stepping:
         duration_s = (now_ns - begun_ns) / NS_PER_S
         before, stride.step = stride.step, Step(stride.step + 1)
         self._account_step(stride, before, begun_ns, now_ns)
-        tokens = self.world.resolved.run.batch.sequences * self.world.resolved.model.context_tokens
         for share in self._shares():
-            first = stride.workers[share.group, Rank(0)]
-            event = StepCompleted(
-                group=share.group,
-                incarnation=stride.incarnation,
-                step=stride.step,
-                loss_sum=tokens * loss_after(stride.step),
-                tokens=tokens,
-                group_tokens=share.count * self.world.resolved.model.context_tokens,
-                duration_s=duration_s,
-                compute_s=round(stride.compute_s[share.group], 9),
-            )
-            self.world.report(first.node, event)
+            self._report_step(stride, share, duration_s=duration_s)
         finished = stride.step >= self.world.resolved.run.steps
         self._after_step(stride, finished=finished)
+
+    def _report_step(self, stride: Stride, share: GroupShare, *, duration_s: float) -> None:
+        """A group's rank 0 says that the newest step is done."""
+        tokens = self.world.resolved.run.batch.sequences * self.world.resolved.model.context_tokens
+        event = StepCompleted(
+            group=share.group,
+            incarnation=stride.incarnation,
+            step=stride.step,
+            loss_sum=tokens * loss_after(stride.step),
+            tokens=tokens,
+            group_tokens=share.count * self.world.resolved.model.context_tokens,
+            duration_s=duration_s,
+            compute_s=round(stride.compute_s[share.group], 9),
+        )
+        self.world.report(stride.workers[share.group, Rank(0)].node, event)
 
     def _after_step(self, stride: Stride, *, finished: bool) -> None:
         """Snapshot if it is due; then stop or go on."""
@@ -152,8 +189,8 @@ class Stepping:
         stop = finished or stride.holding
         stall_s = 0.0
         if stop or stride.step % self._start.memory_every_steps == 0:
-            workers = stride.workers.values()
-            stall_s = max(self.work.saving.snapshot(worker, stride.step, final=stop) for worker in workers)
+            workers = self.work.saving.unsaved(stride)
+            stall_s = max((self.work.saving.snapshot(one, stride.step, final=stop) for one in workers), default=0.0)
         if stop:
             self.world.clock.after(stall_s, partial(self._hold_if_whole, stride, finished))
         else:

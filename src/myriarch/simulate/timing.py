@@ -18,6 +18,8 @@ class Timing(Value, frozen=True, kw_only=True):
     fork_s: float = 0.014
     rendezvous_s: float = 0.15
     model_build_s: float = 0.1
+    restore_s: float = 0.0
+    """What a restore takes beside moving its bytes."""
     calibrate_s: float = 0.3
     memory_bytes_per_s: float = 2e9
     """Copies inside a node: snapshot, restore."""

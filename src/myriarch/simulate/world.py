@@ -9,7 +9,7 @@ stopped node or worker comes as its finding after the heartbeat time-out; the ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -92,12 +92,22 @@ def simulate(
 class World:
     """Controller, agents and workers of one run, in virtual time."""
 
-    def __init__(self, resolved: ResolvedRun, *, faults: Sequence[Fault], timing: Timing, check: bool) -> None:
+    def __init__(
+        self,
+        resolved: ResolvedRun,
+        *,
+        faults: Sequence[Fault],
+        timing: Timing,
+        check: bool,
+        control: Control | None = None,
+        records: Sequence[Record] = (),
+    ) -> None:
+        """A new world; or one that goes on with a controller after the journal that made it what it is."""
         self.resolved = resolved
         self.timing = timing
-        self.clock = Clock(origin_ns=EPOCH_NS)
-        self.control = Control()
-        self.records: list[Record] = []
+        self.clock = Clock(origin_ns=records[-1].at_ns if records else EPOCH_NS)
+        self.control = control or Control()
+        self.records: list[Record] = list(records)
         self.end: EndRun | None = None
         self.nodes: dict[NodeId, SimNode] = {}
         """The newest machine in each place."""
@@ -121,11 +131,7 @@ class World:
             for index in range(pool.nodes + pool.spares):
                 self.boot(NodeId(f"{pool.name}-{index}"), PoolId(pool.name), after_s=self.timing.join_s)
         self.inflicter.begin()
-        count = 0
-        while self.end is None and self.clock.advance():
-            count += 1
-            if count > EVENTS_LIMIT:
-                raise RuntimeError(f"no end after {EVENTS_LIMIT} events of the simulated world")
+        self.go_on()
         return Simulation(
             records=tuple(self.records),
             spans=tuple(self.work.spans),
@@ -133,6 +139,22 @@ class World:
             digest=self.control.digest(),
             duration_s=(self.clock.now_ns - EPOCH_NS) / NS_PER_S,
         )
+
+    def go_on(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Let things happen until the run ends, nothing more can happen, or it was enough."""
+        count = 0
+        while self.end is None and not until() and self.clock.advance():
+            count += 1
+            if count > EVENTS_LIMIT:
+                raise RuntimeError(f"no end after {EVENTS_LIMIT} events of the simulated world")
+
+    def tell(self, action: AnyAction) -> None:
+        """An action is on its way to the agents that carry it out."""
+        self._tell(action)
+
+    def wake(self) -> None:
+        """Set the alarm that the controller asks for."""
+        self._wake()
 
     def boot(self, name: NodeId, pool: PoolId, *, after_s: float) -> None:
         """Put a new machine into a node's place; its agent joins after a while."""

@@ -17,6 +17,7 @@ VERBS: Final[dict[str, str]] = {
     "plan": "The best ways to train a model on a fleet: time, memory, cost, energy, and why.",
     "walls": "How energy, reliability and parallelism bound a growing fleet.",
     "match": "Which pool runs which job, when and at what price (算力撮合).",
+    "simulate": "A fleet, a workload, faults: what happens, under which policy.",
     "validate": "Predicted step times beside published measurements, by source.",
     "doctor": "What this machine offers, measured, and what it lacks.",
     "schema": "JSON Schema of the files that Myriarch reads and writes.",

@@ -238,6 +238,33 @@ def match(
 
 
 @verb
+def simulate(
+    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="A scenario or run file: YAML, JSON or TOML.")],
+    *,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds; more than one is a sweep.")] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option("--vary", metavar="F=A,B", help="A field and its values: policy.name=easy,fifo. Repeatable."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes of a sweep; default: all cores.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="A sweep: start over.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="For programs: see `myriarch schema simulate` and `sweep`.")
+    ] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
+) -> int:
+    """What happens on a fleet: which jobs run when, under which policy, with which faults; what it costs.
+
+    With --vary or several seeds every combination is simulated, on all cores. The same command again goes on where a
+    sweep was stopped. `myriarch report` shows what was found before.
+    """
+    from myriarch.cli import simulate as module
+
+    options = module.Options(scenario=scenario, seeds=seeds, vary=tuple(vary or ()), workers=workers, fresh=fresh)
+    return module.simulate(options, json_output=json_output, lang=lang)
+
+
+@verb
 def validate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Published runs, like published_configs.yaml.")],
     *,

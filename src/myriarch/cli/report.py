@@ -43,7 +43,12 @@ def report(run: str | None = "", *, json_output: bool = False, lang: str = "") -
     `lang`: `en` or `zh`, for people only. Raises UsageError when there is no such run, IntegrityError when its journal
     is damaged before its end.
     """
-    made = read_report(find_attempt(run or ""))
+    attempt = find_attempt(run or "")
+    if not attempt.journal.is_file():  # a simulation has its answer stored, and no journal to work it out from
+        from myriarch.cli.simulate import show_kept
+
+        return show_kept(attempt, json_output=json_output, lang=lang)
+    made = read_report(attempt)
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
     else:

@@ -124,6 +124,25 @@ def _walls() -> dict[str, Any]:
     return msgspec.json.schema(Walls)
 
 
+def _scenario() -> dict[str, Any]:
+    from myriarch.simulate.scenario import Scenario
+    from myriarch.spec.schema import schema_of
+
+    return schema_of(Scenario)
+
+
+def _simulate() -> dict[str, Any]:
+    from myriarch.simulate.scenario_answer import Answer
+
+    return msgspec.json.schema(Answer)
+
+
+def _sweep() -> dict[str, Any]:
+    from myriarch.simulate.sweep import Sweep
+
+    return msgspec.json.schema(Sweep)
+
+
 SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fleet": _spec("fleet"),
     "model": _spec("model"),
@@ -142,4 +161,7 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "optimal": _optimal,
     "arithmetic": _arithmetic,
     "walls": _walls,
+    "scenario": _scenario,
+    "simulate": _simulate,
+    "sweep": _sweep,
 }

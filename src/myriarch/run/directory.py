@@ -5,6 +5,9 @@
 <output>/<run name>/attempts/0001/           one launch
     run.json launch.json journal.jsonl ledger.sqlite controller.json token tls.pem tls.key
     outcome.json emulation.json validation.jsonl report.json logs/
+<output>/<run name>/attempts/0002/           one simulation; that of a run has the journal and ledger of one, too
+    scenario.json simulation.json jobs.csv            simulation.json is written last
+    scenario.json cells/<variant>-<seed>.json sweep.json            of a sweep; sweep.json is written last
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -99,6 +102,16 @@ class Attempt:
         self.report = path / "report.json"
         self.validations = path / "validation.jsonl"
         self.logs = path / "logs"
+        self.scenario = path / "scenario.json"
+        self.simulation = path / "simulation.json"
+        self.jobs = path / "jobs.csv"
+        self.cells = path / "cells"
+        self.sweep = path / "sweep.json"
+
+    @property
+    def evidence(self) -> Path | None:
+        """The file that says what came of it; None: it has hardly begun."""
+        return next((path for path in (self.journal, self.simulation, self.sweep) if path.is_file()), None)
 
     @property
     def run_name(self) -> str:
@@ -146,14 +159,25 @@ class RunDirectory:
 
     def new_attempt(self) -> Attempt:
         """Make the folder of the next launch. Only under `lock`."""
+        attempt = self.new_simulation()
+        with writing(self.path):
+            self.checkpoints.mkdir(exist_ok=True)
+            attempt.logs.mkdir()
+        return attempt
+
+    def new_simulation(self) -> Attempt:
+        """Make the folder of the next simulation, without logs and checkpoints. Only under `lock`."""
         with writing(self.path):
             self.attempts.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
             taken = [int(entry.name) for entry in self.attempts.iterdir() if entry.name.isdigit()]
             attempt = Attempt(self.attempts / f"{max(taken, default=0) + 1:04d}")
             attempt.path.mkdir(mode=0o700)
-            attempt.logs.mkdir()
         return attempt
+
+    def simulations(self) -> list[Attempt]:
+        """Every simulation that was begun, oldest first."""
+        found = [Attempt(path.parent) for path in self.attempts.glob("*/scenario.json")]
+        return sorted(found, key=lambda attempt: attempt.path.name)
 
     def set_checkpoints_aside(self) -> Path | None:
         """For a fresh start: rename the checkpoints, so that nothing resumes from them and nothing is lost."""
@@ -179,9 +203,8 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def attempts_under(output: Path) -> list[Attempt]:
-    """Every launch of every run in `output`, oldest journal first."""
-    found = [Attempt(journal.parent) for journal in output.glob("*/attempts/*/journal.jsonl")]
-    return sorted(found, key=lambda attempt: (attempt.journal.stat().st_mtime_ns, str(attempt.path)))
+    """Every launch and simulation of every run in `output`, oldest first."""
+    return _with_evidence(output.glob("*/attempts/*"))
 
 
 def find_attempt(name: str = "", *, output: Path = Path(DEFAULT_OUTPUT)) -> Attempt:
@@ -189,7 +212,7 @@ def find_attempt(name: str = "", *, output: Path = Path(DEFAULT_OUTPUT)) -> Atte
 
     Raises UsageError, with the runs that there are, when it means nothing.
     """
-    if name and (Path(name) / "journal.jsonl").is_file():
+    if name and Attempt(Path(name)).evidence is not None:
         return Attempt(Path(name))
     if name and (Path(name) / "attempts").is_dir():
         found = attempts_under_run(Path(name))
@@ -206,9 +229,18 @@ def find_attempt(name: str = "", *, output: Path = Path(DEFAULT_OUTPUT)) -> Atte
 
 
 def attempts_under_run(run: Path) -> list[Attempt]:
-    """Every launch of one run, oldest journal first."""
-    found = [Attempt(journal.parent) for journal in run.glob("attempts/*/journal.jsonl")]
-    return sorted(found, key=lambda attempt: (attempt.journal.stat().st_mtime_ns, str(attempt.path)))
+    """Every launch and simulation of one run, oldest first."""
+    return _with_evidence(run.glob("attempts/*"))
+
+
+def _with_evidence(paths: Iterable[Path]) -> list[Attempt]:
+    """Those that left something, by when that was last written."""
+    dated = [
+        (evidence.stat().st_mtime_ns, str(path), attempt)
+        for path in paths
+        if (evidence := (attempt := Attempt(path)).evidence) is not None
+    ]
+    return [attempt for _, _, attempt in sorted(dated, key=lambda one: one[:2])]
 
 
 def write_json(path: Path, value: object, *, mode: int = 0o644) -> None:

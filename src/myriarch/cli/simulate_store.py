@@ -1,0 +1,111 @@
+"""What a simulation leaves in its run directory, and how a sweep goes on where it stopped.
+
+`scenario.json` is written first, the answer last: a folder without `simulation.json`, `sweep.json` or a journal is of a
+simulation that was stopped, and no verb reads it. Every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from myriarch.errors import EnvironmentFault
+from myriarch.event.base import Value
+from myriarch.run.directory import Attempt, RunDirectory, read_json, write_json, writing
+from myriarch.simulate.scenario import Scenario
+from myriarch.simulate.scenario_answer import Answer
+from myriarch.simulate.scenario_play import Played
+from myriarch.simulate.sweep import Axis, Cell, Sweep
+
+
+class Asked(Value, frozen=True, kw_only=True):
+    """`scenario.json`: what was asked, with everything that it names."""
+
+    digest: str
+    scenario: Scenario
+    axes: tuple[Axis, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+def keep(played: Played, *, asked: Asked, directory: RunDirectory) -> Answer:
+    """Store one simulation; the answer with the places of its files. Nothing is left of it where that fails."""
+    attempt = directory.new_simulation()
+    try:
+        with writing(directory.path):
+            write_json(attempt.scenario, asked)
+            files = {"folder": attempt.path, **_parts(played, attempt)}
+            answer = msgspec.structs.replace(played.answer, files={name: str(path) for name, path in files.items()})
+            write_json(attempt.simulation, answer)
+    except BaseException:
+        shutil.rmtree(attempt.path, ignore_errors=True)
+        raise
+    return answer
+
+
+def _parts(played: Played, attempt: Attempt) -> dict[str, Path]:
+    """What there is besides the answer."""
+    if played.cluster is None:
+        return {}
+    whole(attempt.jobs, played.cluster.write_jobs)
+    return {"jobs": attempt.jobs}
+
+
+def whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` write a file beside it, then put it in its place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    temporary.replace(path)
+
+
+class Cells:
+    """The answers of a sweep that are there, in the folder of the newest launch that asked the same."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+
+    @classmethod
+    def of(cls, asked: Asked, *, directory: RunDirectory, fresh: bool) -> Cells:
+        """Those that were kept before; `fresh`: none of them."""
+        for attempt in reversed(directory.simulations()):
+            if not fresh and _digest(attempt) == asked.digest:
+                return cls(attempt)
+        attempt = directory.new_simulation()
+        with writing(directory.path):
+            attempt.cells.mkdir()
+            write_json(attempt.scenario, asked)
+        return cls(attempt)
+
+    def read(self, cell: Cell) -> Answer | None:
+        """A cell's answer, if it is there and whole."""
+        try:
+            return read_json(self._path(cell), Answer)
+        except EnvironmentFault:
+            return None
+
+    def keep(self, cell: Cell, answer: Answer) -> None:
+        """A cell is done."""
+        with writing(self.attempt.path):
+            self.attempt.cells.mkdir(exist_ok=True)
+            write_json(self._path(cell), answer)
+
+    def finish(self, sweep: Sweep) -> Sweep:
+        """All are."""
+        files = {"folder": self.attempt.path, "cells": self.attempt.cells}
+        done = msgspec.structs.replace(sweep, files={name: str(path) for name, path in files.items()})
+        with writing(self.attempt.path):
+            write_json(self.attempt.sweep, done)
+        return done
+
+    def _path(self, cell: Cell) -> Path:
+        return self.attempt.cells / f"{cell.name}.json"
+
+
+def _digest(attempt: Attempt) -> str:
+    try:
+        return read_json(attempt.scenario, Asked).digest
+    except EnvironmentFault:
+        return ""

@@ -1,0 +1,93 @@
+"""The words of `myriarch simulate`, in English and Chinese. Keys, not texts, are what programs read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from myriarch.cli.report_words import Language
+
+TERMS: Final[dict[str, dict[Language, str]]] = {
+    "jobs": {"en": "jobs", "zh": "作业"},
+    "devices": {"en": "devices", "zh": "卡"},
+    "seed": {"en": "seed", "zh": "种子"},
+    "seeds": {"en": "seeds", "zh": "个种子"},
+    "policy": {"en": "policy", "zh": "策略"},
+    "all": {"en": "all", "zh": "全部"},
+    "tenant": {"en": "tenant", "zh": "租户"},
+    "kind": {"en": "kind", "zh": "类型"},
+    "pool": {"en": "pool", "zh": "池"},
+    "who": {"en": "who", "zh": "对象"},
+    "ended": {"en": "ended", "zh": "完成"},
+    "device_hours": {"en": "device-h", "zh": "卡时"},
+    "wait": {"en": "wait", "zh": "平均等待"},
+    "wait_p95": {"en": "p95", "zh": "P95"},
+    "completion": {"en": "JCT", "zh": "平均完成时间"},
+    "completion_p95": {"en": "p95", "zh": "P95"},
+    "slowdown": {"en": "slowdown", "zh": "减速比"},
+    "late": {"en": "late", "zh": "超期"},
+    "energy": {"en": "energy", "zh": "能耗"},
+    "carbon": {"en": "CO2", "zh": "CO2"},
+    "money": {"en": "cost", "zh": "费用"},
+    "fleet": {"en": "fleet", "zh": "机群"},
+    "queue": {"en": "queue", "zh": "队列"},
+    "utilisation": {"en": "utilisation", "zh": "利用率"},
+    "fragmented": {"en": "fragmented", "zh": "碎片"},
+    "fairness": {"en": "fairness (Jain)", "zh": "公平性（Jain）"},
+    "rho": {"en": "finish-time fairness p95", "zh": "完成时间公平性 P95"},
+    "waiting": {"en": "waiting, mean and most", "zh": "等待作业数（平均、最多）"},
+    "refused": {"en": "refused", "zh": "被拒绝"},
+    "preemptions": {"en": "preemptions", "zh": "抢占"},
+    "restarts": {"en": "restarts", "zh": "重启"},
+    "resizes": {"en": "resizes", "zh": "改变规模"},
+    "lost": {"en": "lost, h", "zh": "丢失（小时）"},
+    "note": {"en": "note", "zh": "说明"},
+    "unknown": {"en": "unknown", "zh": "未知"},
+    "variant": {"en": "variant", "zh": "方案"},
+    "metric": {"en": "metric", "zh": "指标"},
+    "against": {"en": "against the first, on the same seeds", "zh": "与第一个方案之差（相同种子）"},
+    "interval": {
+        "en": "mean over {seeds} seeds, ± the half of its {confidence:.0%} interval (Student's t)",
+        "zh": "{seeds} 个种子的平均值，± 为 {confidence:.0%} 置信区间的一半（学生 t 分布）",
+    },
+    "one_seed": {"en": "one seed: no interval", "zh": "只有一个种子：无置信区间"},
+    "marks": {
+        "en": "* better, ! worse than the first: the interval of the difference leaves out zero",
+        "zh": "* 优于、! 劣于第一个方案：差值的置信区间不含零",
+    },
+    "more": {"en": "more", "zh": "更多"},
+}
+
+METRICS: Final[dict[str, dict[Language, str]]] = {
+    "effective": {"en": "effective compute", "zh": "有效算力"},
+    "availability": {"en": "availability", "zh": "可用率"},
+    "scheduling": {"en": "scheduling", "zh": "调度效率"},
+    "fault_handling": {"en": "fault handling", "zh": "故障处理效率"},
+    "wait_s_mean": {"en": "wait, mean", "zh": "平均等待"},
+    "wait_s_p95": {"en": "wait, p95", "zh": "等待 P95"},
+    "completion_s_mean": {"en": "JCT, mean", "zh": "平均完成时间"},
+    "completion_s_p95": {"en": "JCT, p95", "zh": "完成时间 P95"},
+    "slowdown_mean": {"en": "slowdown, mean", "zh": "平均减速比"},
+    "slowdown_p95": {"en": "slowdown, p95", "zh": "减速比 P95"},
+    "utilisation": {"en": "utilisation", "zh": "利用率"},
+    "fragmented": {"en": "fragmented", "zh": "碎片"},
+    "fairness": {"en": "fairness (Jain)", "zh": "公平性（Jain）"},
+    "finish_time_fairness_p95": {"en": "finish-time fairness, p95", "zh": "完成时间公平性 P95"},
+    "restarts": {"en": "restarts", "zh": "重启"},
+    "lost_hours": {"en": "run time lost, h", "zh": "丢失运行时间（小时）"},
+    "deadlines_missed": {"en": "deadlines missed", "zh": "超期"},
+    "ended": {"en": "jobs ended", "zh": "完成作业"},
+    "duration_s": {"en": "duration", "zh": "时长"},
+    "energy_kwh": {"en": "energy, kWh", "zh": "能耗（kWh）"},
+    "carbon_kg": {"en": "CO2, kg", "zh": "CO2（kg）"},
+}
+
+
+def term(key: str, language: Language) -> str:
+    return TERMS[key][language]
+
+
+def metric(name: str, language: Language) -> str:
+    """A metric's name; `money USD` is in `METRICS` of no currency."""
+    if name.startswith("money "):
+        return f"{term('money', language)}, {name.removeprefix('money ') or '?'}"
+    return METRICS[name][language] if name in METRICS else name

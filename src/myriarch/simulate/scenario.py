@@ -1,0 +1,206 @@
+"""A scenario: a fleet, what is asked of it, what goes wrong, and under which policy. The file of `myriarch simulate`.
+
+One of three things is simulated: `workload`, many jobs that a scheduler shares the fleet among; `training`, one job
+on all of it; `run`, a run file in virtual time. Paths start at the scenario's folder. Instants are seconds since the
+scenario begins.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from myriarch.schedule.job import Kind, Within
+from myriarch.simulate.workload.tasks import Estimates
+from myriarch.spec.base import Count, Fraction, Name, NonNegative, Positive, Spec
+from myriarch.spec.fleet import Fleet, Precision
+from myriarch.spec.run import ResolvedRun
+
+TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai"]
+GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin"]
+PolicyName = Literal["fifo", "easy", "sjbf", "conservative", "priority"]
+OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class Generator(Spec, frozen=True, kw_only=True):
+    """Jobs that are drawn: synthetic, after published aggregates."""
+
+    name: GeneratorName
+    jobs: Count
+    load: Positive | None = None
+    """Device-seconds asked for over those there are. Needed, except with `lublin`, which has arrivals of its own."""
+    seed: Seed | None = None
+    """None: the scenario's, so that each seed of a sweep draws other jobs."""
+
+
+class ListedJob(Spec, frozen=True, kw_only=True):
+    """One job, written down."""
+
+    id: str
+    submit_s: NonNegative = 0.0
+    devices: Count
+    run_s: Positive
+    """How long it runs once it started, undisturbed; no policy sees it."""
+    estimate_s: Positive | None = None
+    """What its user says; None: the run time."""
+    tenant: str = ""
+    user: str = ""
+
+
+class Trait(Spec, frozen=True, kw_only=True):
+    """What some of the jobs are like: a trace says little more than sizes and times. Later traits go before earlier."""
+
+    # Which jobs; all that is said must hold.
+    devices_least: Count | None = None
+    devices_most: Count | None = None
+    tenants: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    """What the trace calls their kind: `Pretrain`, `LS`, a queue's name."""
+    share: Fraction = 1.0
+    """Of those jobs, drawn one by one."""
+    # What holds for them; None: as it was.
+    kind: Kind | None = None
+    within: Within | None = None
+    """Largest part of the network that a job may be spread over."""
+    pools: tuple[str, ...] | None = None
+    precision: Precision | None = None
+    """Only pools whose chip has it will do."""
+    quality: Share | None = None
+    sizes: tuple[Count, ...] | None = None
+    """Other numbers of devices that will do."""
+    size_factors: tuple[Positive, ...] | None = None
+    """The same as multiples of what is asked for: [0.5, 2]."""
+    elastic: bool | None = None
+    preemptible: bool | None = None
+    save_s: NonNegative | None = None
+    restart_s: NonNegative | None = None
+    saves_every_s: Positive | None = None
+    deadline_factor: Positive | None = None
+    """The deadline is so many estimates after the submission."""
+
+
+class Workload(Spec, frozen=True, kw_only=True):
+    """Jobs: of a trace, of a generator, or listed. Exactly one of the three."""
+
+    trace: str = ""
+    """A file in the original format of its source, plain or gzipped."""
+    kind: TraceKind | None = None
+    """None: the one that the file looks like."""
+    generator: Generator | None = None
+    jobs: tuple[ListedJob, ...] = ()
+    estimates: Estimates | None = None
+    """What schedulers are told. None: what users asked for (`asked`); the next usual limit (`usual`) where jobs are
+    generated."""
+    from_s: NonNegative = 0.0
+    """Jobs submitted from here on; the scenario begins at the first of them."""
+    to_s: Positive | None = None
+    """Until before this instant of the trace."""
+    most_jobs: Count | None = None
+    mfu: Fraction | None = None
+    """Share of the peak that kept time becomes, in model FLOPs. A scheduler's world does not know it; None: unknown,
+    and so is the effective number."""
+    traits: tuple[Trait, ...] = ()
+
+
+class PriorityWeights(Spec, frozen=True, kw_only=True):
+    """Of the factors of a job's priority (Slurm's)."""
+
+    age: NonNegative = 1000.0
+    fair_share: NonNegative = 10000.0
+    size: NonNegative = 0.0
+    quality: NonNegative = 0.0
+
+
+class Policy(Spec, frozen=True, kw_only=True):
+    """Who runs next. Each policy takes some of the parameters (`simulate.scenario_policy.POLICIES`)."""
+
+    name: PolicyName = "easy"
+    order: OrderName | None = None
+    """Who comes first."""
+    weights: PriorityWeights | None = None
+    shares: dict[str, Positive] | None = None
+    """Promised shares by tenant, or by `tenant/user`. None: equal shares."""
+    algorithm: Literal["fair tree", "classic"] | None = None
+    half_life_s: Positive | None = None
+    """Of what a tenant used."""
+    age_most_s: Positive | None = None
+    refresh_s: Positive | None = None
+    favour_small: bool | None = None
+
+
+class Lemons(Spec, frozen=True, kw_only=True):
+    """A few nodes that fail far more often than the others."""
+
+    share: Fraction
+    """Of the nodes."""
+    times: Annotated[float, Meta(ge=1)]
+    """As often as the others."""
+
+
+class Upkeep(Spec, frozen=True, kw_only=True):
+    """Announced maintenance, node by node."""
+
+    every_s: Positive
+    """Of one node."""
+    duration_s: Positive
+    announced_s: NonNegative = 0.0
+
+
+class FaultModel(Spec, frozen=True, kw_only=True):
+    """What goes wrong: by a published source, by rates of one's own, or as a log says."""
+
+    source: str = ""
+    """Of `simulate/data/failure_rates.yaml`."""
+    per_node_day: NonNegative | None = None
+    """Own rate. None, and no source or log: what the pools of the fleet file say."""
+    rate: NonNegative = 1.0
+    """Times as often as that."""
+    log: str = ""
+    """A file of breakdowns to replay: CSV with `at_s,pool,node,cause,course,duration_s,factor,announced_s`."""
+    repair_s: Positive | None = None
+    """Median of a repair."""
+    lemons: Lemons | None = None
+    maintenance: Upkeep | None = None
+
+
+class Grid(Spec, frozen=True, kw_only=True):
+    """Energy by the hour. What is said here goes before the fleet's sites."""
+
+    price_per_kwh: float | tuple[float, ...] | None = None
+    """One price, or one for each hour from the beginning of the scenario; when they are over they begin anew, so 24
+    are a day's and 168 a week's. An hour may have a negative price."""
+    currency: str = ""
+    carbon_kg_per_kwh: float | tuple[float, ...] | None = None
+    begins_hour: Annotated[int, Meta(ge=0, le=23)] = 0
+    """Local hour of the day at which the scenario begins; matters to the tariffs of the fleet's sites."""
+    cap_w: Positive | None = None
+    """Power that all pools together may draw."""
+
+
+class Scenario(Spec, frozen=True, kw_only=True):
+    """A question to the simulator."""
+
+    name: Name
+    fleet: str | Fleet = ""
+    """A fleet file, a line like `h100-sxm:1024`, or pools described here."""
+    workload: Workload | None = None
+    run: str | ResolvedRun = ""
+    """A run file. Its fleet, model and faults are its own."""
+    policy: Policy = Policy()
+    placement: Literal["nodes", "numbers"] = "nodes"
+    """`numbers`: any device is as good as any other, as in traces of supercomputers; for fleets of one pool."""
+    faults: FaultModel | None = None
+    """None: nothing goes wrong."""
+    power: Grid | None = None
+    until_s: Positive | None = None
+    """What has not ended by then is counted as it stands. None: until all jobs ended."""
+    seed: Seed = 0
+    """Every draw is a pure function of it."""
+    seeds: Count = 1
+    """That many, from `seed` on; more than one is a sweep."""
+    output: str = "runs"
+    """Folder of run directories, relative to the working directory."""
+    note: str = ""

@@ -1,0 +1,122 @@
+"""What has to hold between the parts of a scenario. Shapes were checked before; files are those of `cli`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from myriarch.simulate.scenario import FaultModel, Generator, Grid, ListedJob, Scenario, Trait, Workload
+from myriarch.simulate.scenario_policy import check_policy
+from myriarch.spec.catalogue import catalogue
+from myriarch.spec.consistency import Tell, check_fleet
+from myriarch.spec.fleet import Chip, Fleet, Pool
+from myriarch.spec.problems import did_you_mean, listed
+
+SEEDS_LIMIT: Final = 10_000
+
+
+def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
+    """Tell everything that does not fit. The fleet has been read: it is no path any more."""
+    asked = _asked(scenario)
+    if len(asked) != 1:
+        what = f"has {' and '.join(f'`{name}`' for name in asked)}" if asked else "asks for nothing"
+        tell("", f"{what}; give one of `workload` and `run`")
+    if scenario.seeds > SEEDS_LIMIT:
+        tell("seeds", f"{scenario.seeds} are more than anybody waits for; use at most {SEEDS_LIMIT}")
+    fleet = scenario.fleet
+    if isinstance(fleet, Fleet):
+        check_fleet(fleet, catalogue=catalogue(), tell=lambda path, message: tell(f"fleet.{path}", message))
+    elif scenario.workload is not None:
+        tell("fleet", "is missing; name a fleet file, or write chip:devices like h100-sxm:1024")
+    by_number = scenario.placement == "numbers"
+    if by_number and isinstance(fleet, Fleet) and len(fleet.pools) > 1:
+        tell("placement", f"`numbers` tells no devices apart, and the fleet has {len(fleet.pools)} pools; use `nodes`")
+    check_policy(scenario.policy, by_number=by_number, tell=tell)
+    if scenario.workload is not None:
+        _check_workload(scenario.workload, fleet if isinstance(fleet, Fleet) else None, tell)
+    if scenario.faults is not None:
+        _check_faults(scenario.faults, by_number=by_number, tell=tell)
+    if scenario.power is not None:
+        _check_power(scenario.power, tell)
+
+
+def _asked(scenario: Scenario) -> list[str]:
+    return [name for name in ("workload", "run") if getattr(scenario, name)]
+
+
+def _check_workload(workload: Workload, fleet: Fleet | None, tell: Tell) -> None:
+    named = {"trace": workload.trace, "generator": workload.generator, "jobs": workload.jobs}
+    given = [name for name, value in named.items() if value]
+    if len(given) != 1:
+        has = f"has {' and '.join(f'`{name}`' for name in given)}" if given else "has no jobs"
+        tell("workload", f"{has}; give one of `trace`, `generator` and `jobs`")
+    if workload.kind is not None and not workload.trace:
+        tell("workload.kind", "says what a trace file is, and there is none; remove it")
+    if workload.to_s is not None and workload.to_s <= workload.from_s:
+        tell("workload.to_s", f"{workload.to_s:g} s is not after from_s, {workload.from_s:g} s")
+    if workload.generator is not None:
+        _check_generator(workload.generator, tell)
+    if workload.jobs:
+        _check_listed(workload.jobs, tell)
+    for index, trait in enumerate(workload.traits):
+        _check_trait(trait, f"workload.traits[{index}]", fleet, tell)
+
+
+def _check_generator(generator: Generator, tell: Tell) -> None:
+    if generator.load is None and generator.name != "lublin":
+        tell("workload.generator", f"`load` is missing; `{generator.name}` needs it, like `load: 0.8`")
+
+
+def _check_listed(jobs: tuple[ListedJob, ...], tell: Tell) -> None:
+    first: dict[str, int] = {}
+    for index, job in enumerate(jobs):
+        if job.id in first:
+            tell(f"workload.jobs[{index}].id", f"`{job.id}` is jobs[{first[job.id]}] already; give each its own")
+        first.setdefault(job.id, index)
+
+
+def _check_trait(trait: Trait, path: str, fleet: Fleet | None, tell: Tell) -> None:
+    most, least = trait.devices_most, trait.devices_least
+    if most is not None and least is not None and most < least:
+        tell(f"{path}.devices_most", f"{most} is below devices_least, {least}: no job is both")
+    if trait.sizes is not None and trait.size_factors is not None:
+        tell(f"{path}.size_factors", "says what `sizes` says; keep one")
+    if fleet is None:
+        return
+    names = [pool.name for pool in fleet.pools]
+    for name in trait.pools or ():
+        if name not in names:
+            near = did_you_mean(name, names)
+            tell(f"{path}.pools", f"no pool is called `{name}`;{near} the fleet has {listed(names)}")
+    if trait.precision is not None and not any(_computes(pool, trait.precision) for pool in fleet.pools):
+        tell(f"{path}.precision", f"no pool's chip has a rate for `{trait.precision}`")
+
+
+def _computes(pool: Pool, precision: str) -> bool:
+    chip = pool.chip if isinstance(pool.chip, Chip) else catalogue().get(pool.chip)
+    return chip is None or not chip.rate_flops_per_s or precision in chip.rate_flops_per_s
+
+
+def _check_faults(faults: FaultModel, *, by_number: bool, tell: Tell) -> None:
+    said = {"source": faults.source, "per_node_day": faults.per_node_day is not None, "log": faults.log}
+    given = [name for name, value in said.items() if value]
+    if len(given) > 1:
+        tell("faults", f"has {' and '.join(f'`{name}`' for name in given)}; keep one")
+    if by_number:
+        tell("faults", "nodes fail, and with `placement: numbers` there are none; use `nodes`")
+
+
+def _check_power(power: Grid, tell: Tell) -> None:
+    for name, series in _series(power):
+        if isinstance(series, tuple) and not series:
+            tell(f"power.{name}", "is empty; give one value, or one for each hour")
+    if power.price_per_kwh is not None and not power.currency:
+        tell("power.currency", "is missing; say what the price is in, like USD or CNY")
+    carbon = power.carbon_kg_per_kwh
+    if carbon is not None and min(carbon if isinstance(carbon, tuple) else (carbon,), default=0.0) < 0:
+        tell("power.carbon_kg_per_kwh", "is below zero; a grid emits at least nothing")
+
+
+def _series(power: Grid) -> Iterator[tuple[str, float | tuple[float, ...] | None]]:
+    for name in ("price_per_kwh", "carbon_kg_per_kwh"):
+        yield name, getattr(power, name)

@@ -1,0 +1,217 @@
+"""Many jobs under a policy: the scenario becomes a scheduler, tasks and breakdowns, the outcome an answer."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from myriarch.account.factors import Factors, Peak, integrals
+from myriarch.account.ledger import Ledger
+from myriarch.errors import SpecError
+from myriarch.event.ids import PoolId
+from myriarch.event.spans import LEAVES
+from myriarch.schedule.layout import layouts_of
+from myriarch.simulate.cluster import simulate_cluster
+from myriarch.simulate.cluster_outcome import Group
+from myriarch.simulate.scenario import Scenario, Workload
+from myriarch.simulate.scenario_answer import REFUSED_SHOWN, Answer, JobsOf, JobsPart, PoolPart, Refused
+from myriarch.simulate.scenario_bill import Bills, Stints
+from myriarch.simulate.scenario_digest import digest_of
+from myriarch.simulate.scenario_jobs import tasks_for
+from myriarch.simulate.scenario_policy import Setting, scheduler_of
+from myriarch.simulate.scenario_power import meter_of
+from myriarch.spec.fleet import Chip, Fleet, Pool
+
+JOB_COLUMNS = (
+    "job", "tenant", "kind", "pool", "devices", "submit_s", "start_s", "end_s", "run_s", "held_device_s", "lost_s",
+    "preemptions", "restarts", "resizes", "deadline_s", "refused",
+)  # fmt: skip
+
+
+class ClusterRun:
+    """What came of the jobs. Constructing it simulates."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        workload, fleet = scenario.workload, scenario.fleet
+        if workload is None or not isinstance(fleet, Fleet):
+            raise SpecError("a scenario of jobs has a workload and a fleet", source=scenario.name)
+        self.scenario, self.workload, self.fleet = scenario, workload, fleet
+        self.by_number = scenario.placement == "numbers"
+        self.taken = tasks_for(workload, devices=sum(pool.devices for pool in fleet.pools), seed=scenario.seed)
+        tasks = self.taken.tasks
+        setting = Setting(
+            pools=layouts_of(fleet),
+            by_number=self.by_number,
+            accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
+        )
+        scheduler = scheduler_of(scenario.policy, setting)
+        stints = Stints(tasks, pools=[pool.name for pool in fleet.pools])
+        self.outcome = simulate_cluster(tasks, scheduler, until_s=scenario.until_s, observe=stints.observe)
+        stints.close(self.outcome)
+        self.bills = Bills(stints, meters={p.name: meter_of(p, fleet=fleet, grid=scenario.power) for p in fleet.pools})
+
+    @property
+    def ledger(self) -> Ledger:
+        """By the fleet's names of its pools, with spares that wait for a node to be lost."""
+        return _with_spares(self.outcome.ledger, self.fleet, by_number=self.by_number)
+
+    def answer(self) -> Answer:
+        """For programs and tables."""
+        outcome, ledger, scenario = self.outcome, self.ledger, self.scenario
+        factors, effective = _effective(ledger, self.fleet, self.workload)
+        return Answer(
+            scenario=scenario.name,
+            kind="jobs",
+            seed=scenario.seed,
+            digest=digest_of(scenario),
+            duration_s=outcome.end_s - outcome.start_s,
+            capacity_device_ns=ledger.total.capacity_device_ns,
+            leaves={leaf: ledger.total.leaves.get(leaf, 0) for leaf in LEAVES},
+            factors=factors,
+            effective=effective,
+            pools={
+                pool.name: PoolPart(
+                    chip=pool.chip if isinstance(pool.chip, str) else pool.chip.id,
+                    devices=_owned(pool),
+                    capacity_device_ns=ledger.pools[PoolId(pool.name)].capacity_device_ns,
+                    leaves=ledger.pools[PoolId(pool.name)].leaves,
+                )
+                for pool in self.fleet.pools
+            },
+            bill=self.bills.fleet(
+                owned={pool.name: _owned(pool) for pool in self.fleet.pools},
+                begin_s=outcome.start_s,
+                end_s=outcome.end_s,
+            ),
+            jobs=self._jobs(),
+            intake=self.taken.intake,
+            notes=tuple(self._notes(effective)),
+        )
+
+    def _jobs(self) -> JobsPart:
+        outcome, everybody = self.outcome, np.ones(len(self.outcome.columns.ids), dtype=bool)
+        rho = outcome.finish_time_fairness
+        duration_s = outcome.end_s - outcome.start_s
+        return JobsPart(
+            policy=self.scenario.policy.name,
+            placement=self.scenario.placement,
+            all=self._of(everybody),
+            tenants=self._by("tenant"),
+            kinds=self._by("kind"),
+            pools=self._by("pool"),
+            refused=tuple(Refused(job=job, reason=why) for job, why in list(outcome.refused.items())[:REFUSED_SHOWN]),
+            utilisation=outcome.utilisation,
+            fragmented=outcome.fragmented,
+            fairness=outcome.jain_index,
+            finish_time_fairness_p95=float(np.nanquantile(rho, 0.95)) if outcome.completed.any() else None,
+            waiting_mean=outcome.waiting_job_s / duration_s if duration_s else 0.0,
+            waiting_most=outcome.waiting_most,
+            events=outcome.events,
+            decisions_digest=outcome.digest,
+        )
+
+    def _by(self, group: Group) -> dict[str, JobsOf]:
+        """By tenant, kind, or the pool where a job ran last; in alphabetical order."""
+        columns = self.outcome.columns
+        codes, words = np.asarray(getattr(columns, group)), columns.names.words
+        named = sorted((words[code], code) for code in set(codes.tolist()) if code >= 0)
+        if group == "pool" and self.by_number:
+            return {self.fleet.pools[0].name: self._of(codes >= 0)}
+        return {name or "(none)": self._of(codes == code) for name, code in named}
+
+    def _of(self, chosen: NDArray[np.bool_]) -> JobsOf:
+        outcome = self.outcome
+        refused = list(outcome.columns.refused)
+        return JobsOf(
+            jobs=int(chosen.sum()),
+            ended=int((chosen & outcome.completed).sum()),
+            refused=int(chosen[refused].sum()) if refused else 0,
+            held_device_hours=float(np.asarray(outcome.columns.held_device_s)[chosen].sum()) / 3600.0,
+            summary=outcome.summary(chosen),
+            bill=self.bills.of(chosen),
+        )
+
+    def _notes(self, effective: float | None) -> Iterator[str]:
+        outcome = self.outcome
+        if outcome.columns.refused:
+            yield f"{len(outcome.columns.refused):,} jobs were refused: no pool can ever run them; see `refused`"
+        if outcome.unfinished:
+            yield f"{outcome.unfinished:,} jobs had not ended when the scenario did; they count in `jobs`, not in means"
+        if effective is None and self.workload.mfu is None:
+            yield "effective compute is unknown: say what share of the peak kept time becomes, with `workload.mfu`"
+
+    def rows(self) -> Iterator[tuple[object, ...]]:
+        """Of `jobs.csv`, in the order of submission; what did not happen is empty."""
+        columns = self.outcome.columns
+        words = columns.names.words
+        for at, job in enumerate(columns.ids):
+            pool = columns.pool[at]
+            numbers = (columns.start_s[at], columns.end_s[at])
+            yield (
+                job, words[columns.tenant[at]], words[columns.kind[at]], words[pool] if pool >= 0 else "",
+                columns.devices[at], columns.submit_s[at], *map(_known, numbers), columns.run_s[at],
+                columns.held_device_s[at], columns.lost_s[at], columns.preemptions[at], columns.restarts[at],
+                columns.resizes[at], _known(columns.deadline_s[at]), columns.refused.get(at, ""),
+            )  # fmt: skip
+
+    def write_jobs(self, path: Path) -> None:
+        """Every job, a line each."""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(JOB_COLUMNS)
+            writer.writerows(self.rows())
+
+
+def _known(value: float) -> float | str:
+    return "" if math.isnan(value) else value
+
+
+def _owned(pool: Pool) -> int:
+    return (pool.nodes + pool.spares) * pool.devices_per_node
+
+
+def _with_spares(ledger: Ledger, fleet: Fleet, *, by_number: bool) -> Ledger:
+    """Spares of the fleet file stand beside what the scheduler has, and wait."""
+    from myriarch.account.tally import Tally
+
+    counted = {PoolId(fleet.pools[0].name): next(iter(ledger.pools.values()))} if by_number else ledger.pools
+    duration_ns = next(
+        account.capacity_device_ns // pool.devices
+        for pool in fleet.pools
+        if (account := counted[PoolId(pool.name)]) is not None
+    )
+    tally = Tally({PoolId(pool.name): _owned(pool) for pool in fleet.pools}, start_ns=0)
+    for pool in fleet.pools:
+        name = PoolId(pool.name)
+        for leaf, device_ns in counted[name].leaves.items():
+            tally.spend(name, leaf, devices=1, duration_ns=device_ns)
+        spares = pool.spares * pool.devices_per_node
+        tally.spend(name, "idle_reserved_spare", devices=spares, duration_ns=duration_ns)
+    return tally.ledger(end_ns=duration_ns)
+
+
+def _effective(ledger: Ledger, fleet: Fleet, workload: Workload) -> tuple[Factors, float | None]:
+    """By the code that accounts for real runs; the scenario says what share of the peak kept time becomes."""
+    peaks = {PoolId(pool.name): _peak(pool) for pool in fleet.pools}
+    known = integrals(ledger, peaks, model_flops=None)
+    if known is None:
+        return Factors(), None
+    if workload.mfu is None or not known.weighted:
+        return known.factors(), None
+    from fractions import Fraction
+
+    whole = msgspec.structs.replace(known, model_flops=Fraction(workload.mfu) * known.kept)
+    return whole.factors(), whole.effective()
+
+
+def _peak(pool: Pool) -> Peak:
+    """Of what most training computes in: bf16, or the fastest that the chip has beside FP8 and FP4."""
+    rates = pool.chip.rate_flops_per_s if isinstance(pool.chip, Chip) else {}
+    rate = rates.get("bf16") or max((rates[name] for name in rates if name in ("fp16", "fp32", "fp64")), default=None)
+    return Peak(rate_flops_per_s=rate, source="declared") if rate else Peak()

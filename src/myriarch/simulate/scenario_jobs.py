@@ -1,0 +1,204 @@
+"""The jobs of a scenario: read, drawn or listed, cut to a window, with the traits that the scenario gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from myriarch.errors import SpecError
+from myriarch.event.base import Value
+from myriarch.schedule.job import Job, JobId
+from myriarch.simulate.queueing import Task
+from myriarch.simulate.scenario import Generator, ListedJob, Trait, Workload
+from myriarch.simulate.workload.deep_learning import MIXES, deep_learning
+from myriarch.simulate.workload.lublin import lublin
+from myriarch.simulate.workload.reading import read_trace
+from myriarch.simulate.workload.tasks import Estimates, tasks_of
+from myriarch.simulate.workload.trace import Problem, Trace
+
+PROBLEMS_SHOWN: Final = 20
+"""Lines that are told one by one; all are counted."""
+TRAITS: Final = 1
+"""The random stream that draws which jobs have a trait: spawn key (TRAITS, index of the trait)."""
+TAKEN_OVER: Final = (
+    "kind", "within", "pools", "precision", "quality", "elastic", "preemptible", "save_s", "restart_s", "saves_every_s",
+)  # fmt: skip
+"""Fields of a trait that are fields of a job."""
+
+
+class Intake(Value, frozen=True, kw_only=True):
+    """What the workload was made of."""
+
+    source: str
+    """The trace file, the generator, or `listed`."""
+    jobs: int
+    """That are simulated."""
+    left_out: int = 0
+    """Sound, but outside the window or past the limit."""
+    problems: dict[str, int] = msgspec.field(default_factory=dict)
+    """Lines that gave no job, by kind."""
+    examples: tuple[Problem, ...] = ()
+    """The first of them."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is to be told about lines that gave no job."""
+        total = sum(self.problems.values())
+        if not total:
+            return ()
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.problems.items()))
+        first = self.examples[0]
+        return (f"{self.source}: {total:,} lines gave no job: {kinds}; first: line {first.line}: {first.text}",)
+
+
+class Taken(Value, frozen=True, kw_only=True):
+    """Tasks in the order of submission."""
+
+    tasks: tuple[Task, ...]
+    intake: Intake
+
+
+def tasks_for(workload: Workload, *, devices: int, seed: int) -> Taken:
+    """The jobs, for a fleet of so many devices. Raises SpecError when there are none."""
+    if workload.trace:
+        taken = _traced(workload, seed=seed)
+    elif workload.generator is not None:
+        taken = _drawn(workload, workload.generator, devices=devices, seed=seed)
+    else:
+        taken = _listed(workload, seed=seed)
+    if not taken.tasks:
+        told = "; ".join(taken.intake.lines)
+        raise SpecError(
+            f"{taken.intake.source} has no job to simulate" + (f": {told}" if told else ""),
+            path="workload",
+            hint="name another file, or a wider window",
+        )
+    return taken
+
+
+def _traced(workload: Workload, *, seed: int) -> Taken:
+    trace = read_trace(Path(workload.trace), kind=workload.kind)
+    chosen = [job for job in trace.jobs if workload.from_s <= job.submit_s < (workload.to_s or math.inf)]
+    chosen = chosen[: workload.most_jobs]
+    inside = msgspec.structs.replace(trace, jobs=tuple(chosen))
+    tasks = tasks_of(inside, estimates=workload.estimates or "asked")
+    return Taken(
+        tasks=_with_traits(_from_zero(tasks), workload.traits, words=[job.kind for job in chosen], seed=seed),
+        intake=_intake(workload.trace, trace, taken=len(chosen)),
+    )
+
+
+def _intake(source: str, trace: Trace, *, taken: int) -> Intake:
+    return Intake(
+        source=source,
+        jobs=taken,
+        left_out=len(trace.jobs) - taken,
+        problems=trace.problem_counts,
+        examples=trace.problems[:PROBLEMS_SHOWN],
+    )
+
+
+def _drawn(workload: Workload, generator: Generator, *, devices: int, seed: int) -> Taken:
+    own = seed if generator.seed is None else generator.seed
+    estimates = workload.estimates or "usual"
+    if generator.name == "lublin":
+        tasks = lublin(generator.jobs, devices=devices, seed=own, load=generator.load, estimates=estimates)
+    else:
+        mix = MIXES[generator.name]
+        tasks = deep_learning(
+            generator.jobs, mix, devices=devices, load=generator.load or 0.0, seed=own, estimates=estimates
+        )
+    chosen = [task for task in tasks if workload.from_s <= task.job.submit_s < (workload.to_s or math.inf)]
+    chosen = chosen[: workload.most_jobs]
+    return Taken(
+        tasks=_with_traits(_from_zero(chosen), workload.traits, words=[""] * len(chosen), seed=seed),
+        intake=Intake(source=generator.name, jobs=len(chosen), left_out=len(tasks) - len(chosen)),
+    )
+
+
+def _listed(workload: Workload, *, seed: int) -> Taken:
+    jobs = sorted(workload.jobs, key=lambda job: job.submit_s)
+    tasks = tuple(_task(job, workload.estimates or "asked") for job in jobs)
+    return Taken(
+        tasks=_with_traits(tasks, workload.traits, words=[""] * len(tasks), seed=seed),
+        intake=Intake(source="listed", jobs=len(tasks)),
+    )
+
+
+def _task(job: ListedJob, estimates: Estimates) -> Task:
+    asked_s = job.run_s if estimates == "exact" else max(job.run_s, job.estimate_s or 0.0)
+    return Task(
+        job=Job(
+            id=JobId(job.id),
+            submit_s=job.submit_s,
+            devices=job.devices,
+            estimate_s=asked_s,
+            tenant=job.tenant,
+            user=job.user,
+            kind="gang" if job.devices > 1 else "experiment",
+        ),
+        run_s=job.run_s,
+    )
+
+
+def _from_zero(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """The scenario begins with the first submission."""
+    shifted = tuple(tasks)
+    first_s = shifted[0].job.submit_s if shifted else 0.0
+    if not first_s:
+        return shifted
+    replace = msgspec.structs.replace
+    return tuple(replace(task, job=replace(task.job, submit_s=task.job.submit_s - first_s)) for task in shifted)
+
+
+# --- traits ----------------------------------------------------------------------------------------------------------
+
+
+def _with_traits(
+    tasks: tuple[Task, ...], traits: Sequence[Trait], *, words: Sequence[str], seed: int
+) -> tuple[Task, ...]:
+    """Each trait in turn, so that a later one goes before an earlier."""
+    if not traits:
+        return tasks
+    jobs = [task.job for task in tasks]
+    for index, trait in enumerate(traits):
+        draw = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TRAITS, index)))
+        lots = draw.random(len(jobs)).tolist()
+        fixed = _fixed(trait)
+        jobs = [
+            msgspec.structs.replace(job, **fixed, **_relative(trait, job))
+            if lot < trait.share and _has(trait, job, word)
+            else job
+            for job, word, lot in zip(jobs, words, lots, strict=True)
+        ]
+    return tuple(msgspec.structs.replace(task, job=job) for task, job in zip(tasks, jobs, strict=True))
+
+
+def _has(trait: Trait, job: Job, word: str) -> bool:
+    return (
+        (trait.devices_least or 0) <= job.devices <= (trait.devices_most or math.inf)
+        and (not trait.tenants or job.tenant in trait.tenants)
+        and (not trait.words or word in trait.words)
+    )
+
+
+def _fixed(trait: Trait) -> Mapping[str, Any]:
+    """What does not depend on the job."""
+    said = {name: getattr(trait, name) for name in TAKEN_OVER if getattr(trait, name) is not None}
+    return said if trait.sizes is None else {**said, "sizes": trait.sizes}
+
+
+def _relative(trait: Trait, job: Job) -> Mapping[str, Any]:
+    """What does."""
+    found: dict[str, Any] = {}
+    if trait.size_factors is not None:
+        sizes = {max(1, round(job.devices * factor)) for factor in trait.size_factors} - {job.devices}
+        found["sizes"] = tuple(sorted(sizes))
+    if trait.deadline_factor is not None:
+        found["deadline_s"] = job.submit_s + trait.deadline_factor * job.estimate_s
+    return found

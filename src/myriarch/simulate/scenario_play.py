@@ -1,0 +1,26 @@
+"""A scenario of any kind to its answer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from myriarch.errors import SpecError
+from myriarch.simulate.scenario import Scenario
+from myriarch.simulate.scenario_answer import Answer
+from myriarch.simulate.scenario_cluster import ClusterRun
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Played:
+    """The answer, and what it was worked out from."""
+
+    answer: Answer
+    cluster: ClusterRun | None = None
+
+
+def play(scenario: Scenario) -> Played:
+    """Simulate it with its first seed. Raises SpecError for what cannot be simulated."""
+    if scenario.workload is not None:
+        run = ClusterRun(scenario)
+        return Played(answer=run.answer(), cluster=run)
+    raise SpecError(f"scenario `{scenario.name}` asks for nothing", hint="give it a `workload`")

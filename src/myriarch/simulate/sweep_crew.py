@@ -1,0 +1,139 @@
+"""Processes that work out the cells of a sweep: one cell at a time each, answers in the order in which they are ready.
+
+The parent alone is interrupted (Ctrl-C): workers ignore SIGINT, and end when the parent closes their pipe, or by
+SIGTERM to their process id if they are in the middle of a cell. A parent that is killed closes all pipes.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Final
+
+import msgspec
+
+from myriarch.errors import EnvironmentFault, MyriarchError
+from myriarch.event.base import Value
+from myriarch.simulate.scenario import Scenario
+from myriarch.simulate.scenario_answer import Answer
+
+END_TIMEOUT_S: Final = 5.0
+"""Until a worker that was asked to end is killed."""
+
+
+class _Done(Value, frozen=True, kw_only=True):
+    """What a worker says. `error` empty: here is the answer."""
+
+    answer: Answer | None = None
+    error: str = ""
+    hint: str = ""
+    exit_code: int = 1
+
+
+class CellFailed(MyriarchError):
+    """A cell cannot be simulated."""
+
+    def __init__(self, message: str, *, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+def answers(scenarios: Sequence[Scenario], *, workers: int) -> Generator[tuple[int, Answer]]:
+    """Index and answer of each, as they become ready. One worker: in this process.
+
+    Raises CellFailed for a scenario that cannot be simulated, EnvironmentFault when a worker process dies.
+    """
+    if workers <= 1 or len(scenarios) <= 1:
+        from myriarch.simulate.scenario_play import play
+
+        for index, scenario in enumerate(scenarios):
+            yield index, play(scenario).answer
+        return
+    crew = _Crew(min(workers, len(scenarios)))
+    try:
+        yield from crew.work(scenarios)
+    finally:
+        crew.end()
+
+
+class _Crew:
+    """Invariant: `_at` has, for each pipe, the index of the cell that its worker is at."""
+
+    def __init__(self, workers: int) -> None:
+        context = get_context("spawn")
+        self._processes: dict[Connection, SpawnProcess] = {}
+        self._at: dict[Connection, int] = {}
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_worker, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes[ours] = process
+
+    def work(self, scenarios: Sequence[Scenario]) -> Iterator[tuple[int, Answer]]:
+        waiting = iter(range(len(scenarios)))
+        for pipe in self._processes:
+            self._give(pipe, waiting, scenarios)
+        while self._at:
+            for ready in wait(list(self._at)):
+                assert isinstance(ready, Connection)
+                index, answer = self._receive(ready)
+                self._give(ready, waiting, scenarios)
+                yield index, answer
+
+    def end(self) -> None:
+        """No worker is left, whatever it was at."""
+        for pipe, process in self._processes.items():
+            pipe.close()
+            if pipe in self._at:
+                process.terminate()
+        for process in self._processes.values():
+            process.join(END_TIMEOUT_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+
+    def _give(self, pipe: Connection, waiting: Iterator[int], scenarios: Sequence[Scenario]) -> None:
+        index = next(waiting, None)
+        if index is not None:
+            pipe.send_bytes(msgspec.json.encode(scenarios[index]))
+            self._at[pipe] = index
+
+    def _receive(self, pipe: Connection) -> tuple[int, Answer]:
+        index = self._at.pop(pipe)
+        try:
+            done = msgspec.json.decode(pipe.recv_bytes(), type=_Done)
+        except (EOFError, ConnectionError):
+            process = self._processes[pipe]
+            process.join(END_TIMEOUT_S)
+            raise EnvironmentFault(
+                f"worker process {process.pid} died in cell {index} with exit code {process.exitcode}",
+                hint="give it more memory with fewer --workers; finished cells are kept",
+            ) from None
+        if done.answer is None:
+            raise CellFailed(done.error, hint=done.hint, exit_code=done.exit_code)
+        return index, done.answer
+
+
+def _worker(pipe: Connection) -> None:
+    """The main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from myriarch.simulate.scenario_play import play
+
+    while True:
+        try:
+            scenario = msgspec.json.decode(pipe.recv_bytes(), type=Scenario)
+        except (EOFError, ConnectionError):
+            return
+        try:
+            done = _Done(answer=play(scenario).answer)
+        except MyriarchError as error:
+            done = _Done(error=str(error), hint=error.hint, exit_code=error.exit_code)
+        try:
+            pipe.send_bytes(msgspec.json.encode(done))
+        except (BrokenPipeError, ConnectionError):
+            return

@@ -74,13 +74,19 @@ def _in_pool(
     high = len(candidates)
     if (best := chosen(high)) is None:
         return None
-    low = -1  # no room without victims, but for a bar that has gone
-    while high - low > 1:
-        middle = (low + high) // 2
-        if (there := chosen(middle)) is None:
-            low = middle
+    # Fewer cannot do, by their devices alone; and it is seldom many more: gallop, then bisect.
+    missing = many * each - nodes.free_devices
+    sums = np.cumsum([placement.devices for _, placement in candidates])
+    low = probe = int(np.searchsorted(sums, missing)) + 1 if missing > 0 else 0
+    step = 1
+    while low < high:
+        there = chosen(probe)
+        if there is not None:
+            high, best, step = probe, there, 0
         else:
-            high, best = middle, there
+            low = probe + 1
+        probe = min(probe + step, high - 1) if step else (low + high) // 2
+        step *= 2
     victims = _needed(candidates[:high], room(high), best, each)
     return Displacement(
         placement=Placement(pool=pool.name, nodes=tuple(best.tolist()), devices_per_node=each),

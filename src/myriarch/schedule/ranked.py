@@ -333,6 +333,9 @@ class Ranked:
         yielding = yielding[roster.ranks(yielding, now_s=now_s) > bar]
         if int(roster.devices(yielding).sum()) + self.machine.free_devices < job.devices:
             return None
+        wait_s, run_s = self._wait_s(slot, now_s), self.ranking.left_s(roster.standing(slot), now_s=now_s)
+        if not aged and not self._worth.could_allow(wait_s, run_s):
+            return None
         order = roster.ordered(yielding, now_s=now_s)[::-1].tolist()
         late = hold is not None and now_s + job.estimate_s > hold.at_s
         barred = {hold.pool: tuple(hold.spare_on)} if hold is not None and late else None
@@ -340,10 +343,12 @@ class Ranked:
         if found is None:
             return None
         victims = [order[index] for index in found.victims]
-        swap = self._swap(slot, found, victims, now_s)
+        swap = self._swap(found, victims, wait_s, run_s, now_s)
         return (found, victims, swap) if aged or self._worth.allows(swap) else None
 
-    def _swap(self, slot: int, found: Displacement, victims: list[int], now_s: float) -> Swap:
+    def _swap(
+        self, found: Displacement, victims: list[int], wait_s: float, run_s: float | None, now_s: float
+    ) -> Swap:
         roster = self._roster
         standings = [roster.standing(victim) for victim in victims]
         switches = [(one.held, one.switch_s) for one in standings]
@@ -355,18 +360,18 @@ class Ranked:
             left_over = 0
         return Swap(
             devices=found.placement.devices,
-            wait_s=self._wait_s(slot, victims, now_s),
-            run_s=self.ranking.left_s(roster.standing(slot), now_s=now_s),
+            wait_s=min(wait_s, max(float(roster.until_s(np.array(victims)).max()) - now_s, LEAST_S)),
+            run_s=run_s,
             switch_device_s=sum(devices * switch_s for devices, switch_s in switches),
             switch_s=sum(switch_s for _, switch_s in switches),
             victims=len(victims),
             left_over_devices=left_over,
         )
 
-    def _wait_s(self, slot: int, victims: list[int], now_s: float) -> float:
-        """How long a job would wait, victims or not: until by what is known enough is over for it and those ahead.
+    def _wait_s(self, slot: int, now_s: float) -> float:
+        """How long a job would wait: until by what is known enough is over for it and those ahead of it.
 
-        Counted over the pools that can take it; where there are enough devices but scattered, until the victims end.
+        Counted over the pools that can take it; infinite where devices are enough but scattered.
         """
         roster, job = self._roster, self._planned[slot]
         able = [not nodes.pool.obstacle(job) for nodes in self.machine.pools.values()]
@@ -374,14 +379,15 @@ class Ranked:
         waiting = roster.those(WAITING)
         before = waiting[roster.ranks(waiting, now_s=now_s) < self._rank(slot, now_s)]
         missing = job.devices + int(roster.devices(before).sum()) - free
-        if missing <= 0:
-            return max(float(roster.until_s(np.array(victims)).max()) - now_s, LEAST_S)
         running = roster.those(RUNNING)
-        running = running[np.array(able)[roster.pools(running)]]
-        left_s = np.maximum(roster.until_s(running) - now_s, LEAST_S)
+        if not all(able):
+            running = running[np.array(able)[roster.pools(running)]]
+        if missing <= 0 or not len(running):
+            return math.inf
+        left_s = roster.until_s(running) - now_s
         order = np.argsort(left_s, kind="stable")
         enough = int(np.searchsorted(np.cumsum(roster.devices(running)[order]), missing))
-        return float(left_s[order[min(enough, len(order) - 1)]])
+        return max(float(left_s[order[min(enough, len(order) - 1)]]), LEAST_S)
 
     # --- what happens to one job --------------------------------------------------------------------------------------
 
@@ -491,8 +497,20 @@ class Ranked:
 
     def _ask(self, now_s: float) -> None:
         """Ranks whose course is over."""
-        for slot in self._roster.overdue(now_s=now_s):
+        roster = self._roster
+        for slot in roster.overdue(now_s=now_s):
             self._set_course(slot, now_s)
+            if roster.standing(slot).running and float(roster.until_s(np.array([slot]))[0]) <= now_s:
+                self._outlived(slot, now_s)
+
+    def _outlived(self, slot: int, now_s: float) -> None:
+        """A running job outlived what was known of it: holds are to know the new end."""
+        standing = self._roster.standing(slot)
+        run_s = max(self._left_s(standing, now_s), LEAST_S) / (standing.speed or 1.0)
+        self.machine.end(standing.job.id, now_s=now_s)
+        planned = msgspec.structs.replace(standing.job, estimate_s=run_s)
+        self.machine.start(planned, standing.placement, now_s=now_s)
+        self._roster.extend(slot, until_s=now_s + run_s)
 
     def _set_course(self, slot: int, now_s: float) -> None:
         standing = self._roster.standing(slot)

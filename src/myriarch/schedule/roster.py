@@ -68,6 +68,10 @@ class Roster:
         self._devices[slot], self._until_s[slot], self._yields_from_s[slot] = devices, until_s, yields_from_s
         self._count(slot, 1)
 
+    def extend(self, slot: int, *, until_s: float) -> None:
+        """A running job will end at another instant."""
+        self._until_s[slot] = until_s
+
     def wait(self, slot: int, *, needs_s: float) -> None:
         """A job waits: it will run for so long."""
         self._count(slot, -1)

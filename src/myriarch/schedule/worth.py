@@ -11,7 +11,7 @@ A ranking says who should run; it does not say that a change is worth its price.
                wait  >=  price x sum over victims of (run + save + restart)
 
 `wait` is how long the newcomer would wait otherwise: until enough of what runs is over by what is known, those ahead
-of it served first. `run` is how long it will run. Devices that victims free and nobody takes count as left over.
+of it served first; and at most until its victims are. `run` is how long it will run. Devices that victims free and nobody takes count as left over.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Worth(Value, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not (self.spell >= 0 and self.price >= 0 and math.isfinite(self.spell)):
             raise SpecError(f"spell {self.spell:g} and price {self.price:g} must be from 0 up")
+
+    def could_allow(self, wait_s: float, run_s: float | None) -> bool:
+        """Whether any swap at all could be worth it for a newcomer that waits and runs so long."""
+        return not self.exchange or run_s is None or wait_s >= self.price * run_s
 
     def allows(self, swap: Swap) -> bool:
         """Whether a swap is worth its price."""

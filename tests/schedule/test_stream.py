@@ -132,6 +132,6 @@ def test_what_is_no_stream(data: bytes) -> None:
 
 
 def test_a_fault_needs_a_scheduler_that_hears_of_it() -> None:
-    recorder = Recorder(InOrder(Counted(4)), bytearray().extend)
-    with pytest.raises(MyriarchError, match="InOrder cannot be told"):
+    recorder = Recorder(Conservative(Counted(4)), bytearray().extend)
+    with pytest.raises(MyriarchError, match="Conservative cannot be told"):
         recorder.lose("a", 1, now_s=0.0)

@@ -54,6 +54,20 @@ class InOrder:
         """Nothing to do."""
         return ()
 
+    def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node is gone: its jobs go on from what they saved on other nodes, or wait again where they stood."""
+        return [*self._queue.lose(pool, node, now_s=now_s), *self._pass(now_s)]
+
+    def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
+        """A node is back."""
+        self._queue.regain(pool, node)
+        return self._pass(now_s)
+
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> Sequence[Decision]:
+        """A node will be gone: nobody whose estimate reaches into that starts there."""
+        self._queue.drain(pool, node, from_s=from_s, now_s=now_s)
+        return ()
+
     def changed(self, *, now_s: float) -> Sequence[Decision]:
         """Nodes were withdrawn or restored."""
         return self._pass(now_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -44,6 +45,9 @@ class Line:
     def __init__(self) -> None:
         self._jobs: list[Job | None] = []
         self._shapes: list[int] = []
+        self._arrivals: list[int] = []
+        """Ascending: who came when, counted from 0."""
+        self._came = 0
         self._places: dict[JobId, int] = {}
         self.first = 0
         """The place of who came first, when somebody waits."""
@@ -65,6 +69,8 @@ class Line:
         self._places[job.id] = at
         self._devices[at], self._estimate_s[at] = job.devices, job.estimate_s
         self._shapes.append(shape)
+        self._arrivals.append(self._came)
+        self._came += 1
         self._key[at] = key
         part = at // PART_LENGTH
         if at % PART_LENGTH == 0 or job.devices < self._least_devices[part]:
@@ -73,6 +79,24 @@ class Line:
             self._least_estimate_s[part] = job.estimate_s
         self._end += 1
         self.count += 1
+        return at
+
+    def insert(self, job: Job, *, shape: int, arrival: int, key: float = 0.0) -> int:
+        """Let a job wait again, where it stood; its place. Places of others change."""
+        self._close_up()
+        if self._end == len(self._devices):
+            self._reserve(2 * len(self._devices))
+        at, end = bisect(self._arrivals, arrival), self._end
+        for column in (self._devices, self._estimate_s, self._key):
+            column[at + 1 : end + 1] = column[at:end].copy()
+        self._devices[at], self._estimate_s[at], self._key[at] = job.devices, job.estimate_s, key
+        self._jobs.insert(at, job)
+        self._shapes.insert(at, shape)
+        self._arrivals.insert(at, arrival)
+        self._places = {one.id: place for place, one in enumerate(self._jobs) if one is not None}
+        self._end += 1
+        self.count += 1
+        self._find_least(at // PART_LENGTH)
         return at
 
     def remove(self, at: int) -> None:
@@ -93,6 +117,10 @@ class Line:
     def shape(self, at: int) -> int:
         """What its job's needs have in common with others'."""
         return self._shapes[at]
+
+    def arrival(self, at: int) -> int:
+        """When its job came, counted from 0."""
+        return self._arrivals[at]
 
     def find(self, job: JobId) -> int | None:
         """A job's place; None when it does not wait."""
@@ -184,7 +212,8 @@ class Line:
         """Assert the invariant."""
         span = self._jobs[self.first : self._end]
         assert self.count == sum(job is not None for job in span) == len(self.waiting())
-        assert len(self._jobs) == len(self._shapes) == self._end
+        assert len(self._jobs) == len(self._shapes) == len(self._arrivals) == self._end
+        assert self._arrivals == sorted(self._arrivals)
         assert all(self.job(at).id == job for job, at in self._places.items())
         assert len(self._places) == self.count
         assert not span or span[0] is not None
@@ -215,12 +244,16 @@ class Line:
         count = len(places)
         for column in (self._devices, self._estimate_s, self._key):
             column[:count] = column[places]
-        for part in range(-(-count // PART_LENGTH)):
-            span = slice(part * PART_LENGTH, min(count, (part + 1) * PART_LENGTH))
-            self._least_devices[part] = self._devices[span].min()
-            self._least_estimate_s[part] = self._estimate_s[span].min()
         jobs = self.jobs()
         self._shapes = [self._shapes[at] for at in places.tolist()]
+        self._arrivals = [self._arrivals[at] for at in places.tolist()]
         self._jobs = list(jobs)
         self._places = {job.id: at for at, job in enumerate(jobs)}
         self.first, self._end = 0, count
+        self._find_least(0)
+
+    def _find_least(self, from_part: int) -> None:
+        for part in range(from_part, -(-self._end // PART_LENGTH)):
+            span = slice(part * PART_LENGTH, min(self._end, (part + 1) * PART_LENGTH))
+            self._least_devices[part] = self._devices[span].min()
+            self._least_estimate_s[part] = self._estimate_s[span].min()

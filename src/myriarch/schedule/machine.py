@@ -5,7 +5,7 @@ Two machines answer: `counted.Counted` (mere numbers) and `placed.Placed` (nodes
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from myriarch.schedule.decision import Placement
 from myriarch.schedule.job import Job, JobId
@@ -82,3 +82,29 @@ class Machine(Protocol):
 
     def check(self) -> None:
         """Assert the invariants."""
+
+
+@runtime_checkable
+class Breakable(Machine, Protocol):
+    """A machine of nodes that go and come back."""
+
+    def running_on(self, pool: str, node: int) -> tuple[JobId, ...]:
+        """Who runs on a node, in the order of starting."""
+
+    def planned(self, pool: str, node: int, *, now_s: float) -> bool:
+        """Whether the node was drained, some time ago, for this instant."""
+
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> None:
+        """Nobody whose estimate reaches beyond an instant may start on a node any more."""
+
+    def elsewhere(self, job: Job, node: int, *, now_s: float) -> Placement | None:
+        """Where a running job can go on at once without a node of its own, the others staying where they are."""
+
+    def move(self, job: Job, placement: Placement, *, now_s: float) -> Placement:
+        """A running job goes over to other nodes, with another estimate; where it was."""
+
+    def withdraw(self, pool: str, node: int) -> tuple[JobId, ...]:
+        """Take out a node, when nothing runs on it; else the jobs that have to end first, in the order of starting."""
+
+    def restore(self, pool: str, node: int) -> None:
+        """A node is back."""

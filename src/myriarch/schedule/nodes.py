@@ -6,10 +6,11 @@ node with room for a small job is then a few operations on words. Gangs and hold
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import insort
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,27 @@ from myriarch.schedule.job import Within
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.packing import choose, earliest
 
+FARTHEST: Final[Mapping[Within, int]] = {"node": 0, "rack": 0, "pod": 1, "pool": 2}
+"""How far away the node that takes another's place may be: 0 in its rack, 1 in its pod, 2 anywhere."""
+
 NOBODY: Final[Mapping[int, int]] = {}
 
 Load = tuple[float, int, int]
 """End by the estimate, number that breaks ties, devices on this node."""
 
 
+class Drain(NamedTuple):
+    """A node will be gone from an instant on."""
+
+    from_s: float
+    said_s: float
+    """When that was said."""
+
+
 class PoolNodes:
     """Invariant: on every node, free devices and loads sum to what it has, unless it is withdrawn; `_having[n]` is the
     set of nodes with exactly n free; `_ready_s[n - 1]` says when each node has n free, but for those that are
-    `_stale`."""
+    `_stale`. Nodes that are withdrawn or spare have nothing free and nothing on them."""
 
     def __init__(self, pool: PoolLayout) -> None:
         self.pool = pool
@@ -39,6 +51,10 @@ class PoolNodes:
         self._loads: list[list[Load]] = [[] for _ in range(pool.nodes)]
         self._stale: set[int] = set()
         self._withdrawn: set[int] = set()
+        self.spares: set[int] = set()
+        """Kept back; only whoever loses a node gets one."""
+        self.drains: dict[int, Drain] = {}
+        """Nodes that will be gone."""
 
     @property
     def free(self) -> NDArray[np.int64]:
@@ -48,12 +64,12 @@ class PoolNodes:
     @property
     def spare_devices(self) -> int:
         """Free devices that are kept back on purpose."""
-        return 0
+        return len(self.spares) * self.pool.devices_per_node
 
     @property
     def usable_devices(self) -> int:
-        """Devices of nodes that are there."""
-        return self.pool.devices - len(self._withdrawn) * self.pool.devices_per_node
+        """Devices of nodes that are there and not kept back."""
+        return self.pool.devices - (len(self._withdrawn) + len(self.spares)) * self.pool.devices_per_node
 
     @property
     def largest(self) -> int:
@@ -65,6 +81,16 @@ class PoolNodes:
         while each and not self._having[each]:
             each -= 1
         return each if 2 * each <= self.pool.devices_per_node else self.free_devices
+
+    def room(self, within: Within, spares: int) -> int:
+        """Nodes of the largest domain, if so many spares are wherever they hurt most."""
+        size = self.pool.domain_nodes(within)
+        whole, rest = divmod(self.pool.nodes, size)
+        sizes = [-size] * whole + [-rest]
+        heapq.heapify(sizes)
+        for _ in range(spares):
+            heapq.heapreplace(sizes, sizes[0] + 1)
+        return -sizes[0]
 
     def find(
         self, nodes: int, each: int, within: Within, *, spare: Mapping[int, int] = NOBODY
@@ -118,18 +144,64 @@ class PoolNodes:
         """A node is not there any more; nothing may run on it."""
         assert not self._loads[node]
         assert node not in self._withdrawn
+        self.drains.pop(node, None)
+        if node in self.spares:
+            self.spares.remove(node)
+        else:
+            self._hide(node)
         self._withdrawn.add(node)
-        self._having[int(self._free[node])] ^= 1 << node
-        self.free_devices -= int(self._free[node])
-        self._free[node] = 0
-        self._having[0] ^= 1 << node
-        self._stale.add(node)
 
     def restore(self, node: int) -> None:
         """It is back, and empty."""
         self._withdrawn.remove(node)
-        self._set_free(node, self.pool.devices_per_node)
-        self.free_devices += self.pool.devices_per_node
+        self._show(node)
+
+    def keep_back(self, node: int) -> None:
+        """An empty node becomes a spare."""
+        assert not self._loads[node]
+        assert node not in self._withdrawn
+        self._hide(node)
+        self.spares.add(node)
+
+    def let_go(self, node: int) -> None:
+        """A spare becomes a node like others."""
+        self.spares.remove(node)
+        self._show(node)
+
+    def drain(self, node: int, drain: Drain) -> None:
+        """A node will be gone."""
+        self.drains[node] = drain
+        self._stale.add(node)
+
+    def barred(self, until_s: float) -> dict[int, int]:
+        """Nodes that will be gone before an instant, with what may be used of them then: nothing."""
+        return {node: 0 for node, drain in self.drains.items() if until_s > drain.from_s}
+
+    def numbers_on(self, node: int) -> list[int]:
+        """The numbers of those who use a node, ascending."""
+        return sorted(number for _, number, _ in self._loads[node])
+
+    def empty(self) -> list[int]:
+        """Nodes that could become spares, ascending."""
+        return [
+            int(node)
+            for node in np.flatnonzero(self._free == self.pool.devices_per_node)
+            if int(node) not in self.drains
+        ]
+
+    def instead_of(self, node: int, each: int, *, keeps: Sequence[int], within: Within, until_s: float) -> int | None:
+        """Who can take a node's place beside `keeps`: near it, no spare if another will do, the fullest with room."""
+        usable = self._free >= each
+        usable[list(self.spares)] = True
+        usable[[node, *keeps, *self.barred(until_s)]] = False
+        found = np.flatnonzero(usable)
+        rack, pod = self.pool.nodes_per_rack, self.pool.nodes_per_rack * self.pool.racks_per_pod
+        far = 2 - (found // rack == node // rack).astype(int) - (found // pod == node // pod)
+        found, far = (of[far <= FARTHEST[within if keeps else "pool"]] for of in (found, far))
+        if not len(found):
+            return None
+        spare = np.isin(found, list(self.spares))
+        return int(found[np.lexsort((found, self._free[found], spare, far))[0]])
 
     def check(self) -> None:
         """Assert the invariant."""
@@ -137,9 +209,13 @@ class PoolNodes:
             free = int(self._free[node])
             assert loads == sorted(loads)
             assert [at for at, nodes in enumerate(self._having) if nodes >> node & 1] == [free]
-            if node not in self._withdrawn:
+            if node in self._withdrawn or node in self.spares:
+                assert not loads
+                assert not free
+            else:
                 assert free + sum(load[2] for load in loads) == self.pool.devices_per_node
                 assert node in self._stale or self._ready_s[:, node].tolist() == self._column(node)
+        assert not self._withdrawn & self.spares
         assert self.free_devices == int(self._free.sum())
 
     def _fullest(self, each: int, spare: Mapping[int, int]) -> int | None:
@@ -161,6 +237,15 @@ class PoolNodes:
     def _free_at(self, node: int, at_s: float) -> int:
         return int(self._free[node]) + sum(load[2] for load in self._loads[node] if load[0] <= at_s)
 
+    def _hide(self, node: int) -> None:
+        """An empty node has nothing free for anybody."""
+        self.free_devices -= int(self._free[node])
+        self._set_free(node, 0)
+
+    def _show(self, node: int) -> None:
+        self._set_free(node, self.pool.devices_per_node)
+        self.free_devices += self.pool.devices_per_node
+
     def _set_free(self, node: int, free: int) -> None:
         bit = 1 << node
         self._having[int(self._free[node])] ^= bit
@@ -177,7 +262,7 @@ class PoolNodes:
         return ready_s
 
     def _column(self, node: int) -> list[float]:
-        if node in self._withdrawn:
+        if node in self._withdrawn or node in self.spares or node in self.drains:
             return [math.inf] * self.pool.devices_per_node
         column = [-math.inf] * int(self._free[node])
         for until_s, _, devices in self._loads[node]:

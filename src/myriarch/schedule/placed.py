@@ -7,6 +7,7 @@ who need it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from myriarch.schedule.decision import Placement
 from myriarch.schedule.job import Job, JobId, Within
 from myriarch.schedule.layout import PoolLayout, check_layouts
 from myriarch.schedule.machine import Hold
-from myriarch.schedule.nodes import NOBODY, PoolNodes
+from myriarch.schedule.nodes import NOBODY, Drain, PoolNodes
 
 
 class _Way(NamedTuple):
@@ -54,6 +55,10 @@ class Placed:
         self._shapes: dict[tuple[int, Within, tuple[str, ...], str | None], int] = {}
         self._ways: list[tuple[Within, tuple[_Way, ...]]] = []
         self._starts = 0
+        self._numbers: dict[int, JobId] = {}
+        """Who runs, by the order of starting."""
+        self._spares = dict.fromkeys(self.pools, 0)
+        """How many nodes should be kept back."""
         self.devices = self.free_devices = sum(pool.devices for pool in pools)
         self.surprises = 0
         self._early: list[_Running] | None = []
@@ -68,9 +73,13 @@ class Placed:
         """Why no pool can ever take it."""
         if job.devices < 1 or not job.estimate_s > 0:
             return f"asks for {job.devices} devices for {job.estimate_s} s: both must be above zero"
-        if self._ways[self.shape(job)][1]:
+        within, ways = self._ways[self.shape(job)]
+        if ways and (
+            not self._keeps_back
+            or any(nodes.room(within, self._spares[nodes.pool.name]) >= many for nodes, many, _ in ways)
+        ):
             return ""
-        obstacles = (f"pool `{name}` {nodes.pool.obstacle(job)}" for name, nodes in self.pools.items())
+        obstacles = (f"pool `{name}` {self._obstacle(job, nodes)}" for name, nodes in self.pools.items())
         return f"asks for {job.devices} devices: " + "; ".join(obstacles)
 
     def shape(self, job: Job) -> int:
@@ -90,6 +99,8 @@ class Placed:
         late = hold is not None and now_s + job.estimate_s > hold.at_s
         for nodes, many, each in ways:
             spare = hold.spare_on if late and hold is not None and hold.pool == nodes.pool.name else NOBODY
+            if nodes.drains:
+                spare = {**spare, **nodes.barred(now_s + job.estimate_s)}
             found = nodes.find(many, each, within, spare=spare)
             if found is not None:
                 return Placement(pool=nodes.pool.name, nodes=found, devices_per_node=each)
@@ -102,6 +113,7 @@ class Placed:
         nodes.take(placement.nodes, placement.devices_per_node, until_s, self._starts)
         self.free_devices -= placement.devices
         self._running[job.id] = _Running(nodes, placement, until_s, self._starts)
+        self._numbers[self._starts] = job.id
         if hold is not None and until_s > hold.at_s and hold.pool == placement.pool:
             for node in placement.nodes:
                 if node in hold.spare_on:
@@ -110,6 +122,7 @@ class Placed:
     def end(self, job: JobId, *, now_s: float) -> bool:
         """Give them back."""
         nodes, placement, until_s, number = self._running.pop(job)
+        del self._numbers[number]
         self.free_devices += placement.devices
         if until_s != now_s:
             self.surprises += 1
@@ -164,21 +177,80 @@ class Placed:
         free = self.pools[hold.pool].free[np.fromiter(hold.spare_on, np.int64, count)]
         return self.free_devices - int((free - np.fromiter(hold.spare_on.values(), np.int64, count)).clip(0).sum())
 
+    def running_on(self, pool: str, node: int) -> tuple[JobId, ...]:
+        """Who runs on a node, in the order of starting."""
+        return tuple(self._numbers[number] for number in self._nodes_of(pool, node).numbers_on(node))
+
     def withdraw(self, pool: str, node: int) -> tuple[JobId, ...]:
         """Take out a node, when nothing runs on it; else the jobs that have to end first, in the order of starting."""
-        nodes = self._nodes_of(pool, node)
-        on_it = tuple(
-            job for job, one in self._running.items() if one.placement.pool == pool and node in one.placement.nodes
-        )
+        on_it = self.running_on(pool, node)
         if not on_it:
-            nodes.withdraw(node)
+            self._nodes_of(pool, node).withdraw(node)
             self._recount()
         return on_it
 
     def restore(self, pool: str, node: int) -> None:
-        """A node is back."""
-        self._nodes_of(pool, node).restore(node)
+        """A node is back: as a spare, if one is missing."""
+        nodes = self._nodes_of(pool, node)
+        nodes.restore(node)
+        if len(nodes.spares) < self._spares[pool]:
+            nodes.keep_back(node)
         self._recount()
+
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> None:
+        """Nobody whose estimate reaches beyond an instant may start on a node any more, and no hold counts on it."""
+        self._nodes_of(pool, node).drain(node, Drain(from_s, now_s))
+        self._recount()
+
+    def planned(self, pool: str, node: int, *, now_s: float) -> bool:
+        """Whether the node was drained, some time ago, for this instant."""
+        drain = self._nodes_of(pool, node).drains.get(node)
+        return drain is not None and drain.said_s < drain.from_s <= now_s
+
+    def reserve(self, pool: str, *, nodes: int) -> None:
+        """Keep so many empty nodes of a pool back as spares, spread over its racks; as many as are empty now, and more
+        as lost ones come back. Raises SpecError when no node would be left."""
+        of = self._nodes_of(pool, 0)
+        if not 0 <= nodes < of.pool.nodes:
+            raise SpecError(f"{nodes} spare nodes of the {of.pool.nodes} in pool `{pool}`", hint="keep fewer back")
+        self._spares[pool] = nodes
+        for node in sorted(of.spares)[nodes:]:
+            of.let_go(node)
+        while len(of.spares) < nodes and (empty := of.empty()):
+            of.keep_back(_loneliest(of, empty))
+        self._recount()
+
+    def elsewhere(self, job: Job, node: int, *, now_s: float) -> Placement | None:
+        """Where a running job can go on at once without a node of its own, the others staying where they are."""
+        nodes, placement, _, _ = self._running[job.id]
+        keeps = [one for one in placement.nodes if one != node]
+        each = placement.devices_per_node
+        found = nodes.instead_of(node, each, keeps=keeps, within=job.within, until_s=now_s + job.estimate_s)
+        if found is None:
+            return None
+        return Placement(pool=placement.pool, nodes=tuple(sorted([*keeps, found])), devices_per_node=each)
+
+    def move(self, job: Job, placement: Placement, *, now_s: float) -> Placement:
+        """A running job goes over to other nodes, with another estimate; where it was. Spares are used up."""
+        nodes, before, until_s, number = self._running[job.id]
+        nodes.give(before.nodes, before.devices_per_node, until_s, number)
+        for node in nodes.spares.intersection(placement.nodes):
+            nodes.let_go(node)
+        until_s = now_s + job.estimate_s
+        nodes.take(placement.nodes, placement.devices_per_node, until_s, number)
+        self._running[job.id] = _Running(nodes, placement, until_s, number)
+        self._recount()
+        return before
+
+    @property
+    def _keeps_back(self) -> bool:
+        return any(self._spares.values())
+
+    def _obstacle(self, job: Job, nodes: PoolNodes) -> str:
+        if obstacle := nodes.pool.obstacle(job):
+            return obstacle
+        room, (many, _) = nodes.room(job.within, self._spares[nodes.pool.name]), nodes.pool.gang(job.devices)
+        return f"has {room} nodes to a {job.within} beside its spares, and it needs {many} in one"
 
     def _recount(self) -> None:
         self.devices = sum(nodes.usable_devices for nodes in self.pools.values())
@@ -191,6 +263,7 @@ class Placed:
         for nodes in self.pools.values():
             nodes.check()
         assert self.free_devices == sum(nodes.free_devices for nodes in self.pools.values())
+        assert {number: job for job, one in self._running.items() for number in [one.number]} == self._numbers
         used = sum(one.placement.devices for one in self._running.values())
         assert used + self.free_devices == self.devices
 
@@ -199,3 +272,10 @@ class Placed:
         if nodes is None or not 0 <= node < nodes.pool.nodes:
             raise SpecError(f"there is no node {node} in pool `{pool}`", hint=f"pools: {', '.join(self.pools)}")
         return nodes
+
+
+def _loneliest(nodes: PoolNodes, empty: Sequence[int]) -> int:
+    """The next spare: the last node of a rack with fewest of them."""
+    per_rack = nodes.pool.nodes_per_rack
+    spares = Counter(node // per_rack for node in nodes.spares)
+    return min(empty, key=lambda node: (spares[node // per_rack], node // per_rack, -node))

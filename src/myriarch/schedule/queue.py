@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from myriarch.schedule.decision import Placement, Reason, Start
+from myriarch.errors import SpecError
+from myriarch.schedule.decision import Decision, Placement, Preempt, Reason, Start
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.line import Line
-from myriarch.schedule.machine import Hold, Machine
+from myriarch.schedule.machine import Breakable, Hold, Machine
 from myriarch.schedule.order import Order
+from myriarch.schedule.runs import Runs
 
 
 class Queue:
@@ -21,6 +23,8 @@ class Queue:
         self._by_arrival = order.by_arrival
         self._changes = order.refresh_s < float("inf")
         self._fresh_s = float("-inf")
+        self._runs = Runs()
+        self._breaks = isinstance(machine, Breakable)
 
     def append(self, job: Job, *, now_s: float) -> int:
         """Let a job wait; its place."""
@@ -53,6 +57,8 @@ class Queue:
     def start(self, at: int, placement: Placement, *, now_s: float, hold: Hold | None = None) -> Start:
         """Take a job out of the line and let it run."""
         job = self.line.job(at)
+        if self._breaks:
+            self._runs.start(job, arrival=self.line.arrival(at), now_s=now_s)
         self.line.remove(at)
         reason = _reason(job, hold, now_s=now_s)
         self.machine.start(job, placement, now_s=now_s, hold=hold)
@@ -64,12 +70,51 @@ class Queue:
         """A running job ended; whether devices came back by it."""
         if self._changes:
             self.order.ended(job, now_s=now_s)
+        self._runs.end(job)
         return self.machine.end(job, now_s=now_s)
+
+    def lose(self, pool: str, node: int, *, now_s: float) -> list[Decision]:
+        """A node is gone: its jobs go on elsewhere from what they saved, or wait again where they stood."""
+        machine = self._nodes()
+        decisions: list[Decision] = []
+        planned = machine.planned(pool, node, now_s=now_s)
+        for job in machine.running_on(pool, node):
+            moved = self._runs.move(job, machine, pool, node, planned=planned, now_s=now_s)
+            decisions.append(moved or self._wait_again(job, pool, node, planned, now_s))
+        left = machine.withdraw(pool, node)
+        assert not left
+        return decisions
+
+    def regain(self, pool: str, node: int) -> None:
+        """A node is back."""
+        self._nodes().restore(pool, node)
+
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> None:
+        """A node will be gone."""
+        self._nodes().drain(pool, node, from_s=from_s, now_s=now_s)
 
     def check(self) -> None:
         """Assert the invariants."""
         self.line.check()
         self.machine.check()
+
+    def _wait_again(self, gone: JobId, pool: str, node: int, planned: bool, now_s: float) -> Preempt:
+        cut = self._runs.cut(gone, planned=planned, moves=False, now_s=now_s)
+        job = cut.left
+        self.end(job.id, now_s=now_s)
+        key = 0.0 if self._by_arrival else self.order.key(job, now_s=now_s)
+        self.line.insert(job, shape=self.machine.shape(job), arrival=cut.arrival, key=key)
+        self._runs.returned(job.id)
+        room = "nowhere is room for it now, so it" if cut.goes_on else "nothing is left to go on from, so it"
+        reason = f"{cut.why(pool, node)}; {room} waits where it stood"
+        return Preempt(job=job.id, at_s=now_s, lost=cut.lost, reason=reason)
+
+    def _nodes(self) -> Breakable:
+        if isinstance(self.machine, Breakable):
+            return self.machine
+        raise SpecError(
+            f"a node is lost, and {type(self.machine).__name__} has no nodes", hint="schedule on a Placed machine"
+        )
 
 
 def _reason(job: Job, hold: Hold | None, *, now_s: float) -> Reason:

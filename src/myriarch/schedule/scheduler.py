@@ -53,6 +53,11 @@ class Surviving(Scheduler, Protocol):
     def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
         """A node that was lost is back, and empty."""
 
+
+@runtime_checkable
+class Draining(Surviving, Protocol):
+    """One that is also told beforehand."""
+
     def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> Sequence[Decision]:
         """A node will be lost at an instant: nobody whose estimate reaches into it starts there any more."""
 

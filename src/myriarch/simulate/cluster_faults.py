@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple, get_args
 from myriarch.errors import SpecError
 from myriarch.event.spans import Leaf
 from myriarch.schedule.decision import Decision
-from myriarch.schedule.scheduler import Scheduler, Surviving
+from myriarch.schedule.scheduler import Draining, Scheduler, Surviving
 from myriarch.simulate.breakdowns import Breakdown, Course
 from myriarch.simulate.cluster_ledger import nodes_of
 from myriarch.simulate.cluster_lives import Lives
@@ -42,6 +42,11 @@ class Happening(NamedTuple):
         """Where."""
         return self.breakdown.pool, self.breakdown.node
 
+    @property
+    def leaves(self) -> bool:
+        """Whether it takes the node away now, as far as anybody knows."""
+        return self.breakdown.course in AWAY and self.turn in ("begins", "found")
+
 
 class Faults:
     """The time line of all breakdowns. Invariant: of each, the next turn that is known is in it, unless it is over."""
@@ -68,7 +73,7 @@ class Faults:
             if breakdown.course in AWAY and self._scheduler is None:
                 raise SpecError(
                     f"nodes break, and {type(scheduler).__name__} knows nothing of nodes that do",
-                    hint="use a scheduler with `lose`, `regain` and `drain`, such as InOrder or Easy on Placed",
+                    hint="use a scheduler with `lose` and `regain`, such as InOrder or Easy on Placed",
                 )
             announced = breakdown.course == "maintenance" and breakdown.announced_s > 0
             at_s = breakdown.at_s - breakdown.announced_s * announced
@@ -86,16 +91,22 @@ class Faults:
         count = 0
         while self._to_come and self._to_come[0].at_s <= now_s:
             happening = heapq.heappop(self._to_come)
-            self._turn(happening, now_s)
-            count += 1
+            together = [happening]
+            while happening.leaves and self._to_come and self._to_come[0].leaves and self._to_come[0].at_s <= now_s:
+                together.append(heapq.heappop(self._to_come))
+            if len(together) > 1:  # nobody moves to a node that goes at the same instant
+                for one in together:
+                    self._drain(one.node, now_s, now_s)
+            for one in together:
+                self._turn(one, now_s)
+            count += len(together)
         return count
 
     def _turn(self, happening: Happening, now_s: float) -> None:
         breakdown, node = happening.breakdown, happening.node
         match happening.turn:
             case "announced":
-                if self._scheduler is not None:
-                    self._done(self._scheduler.drain(*node, from_s=breakdown.at_s, now_s=now_s))
+                self._drain(node, breakdown.at_s, now_s)
                 self._later(happening, "begins", breakdown.at_s)
             case "begins" if breakdown.course in AWAY:
                 self._leave(happening, now_s)
@@ -113,29 +124,34 @@ class Faults:
                 _drop(self._nodes.corrupt, happening)
                 self._lives.notice(happening.number, now_s=now_s)
 
+    def _drain(self, node: NodeKey, from_s: float, now_s: float) -> None:
+        if isinstance(self._scheduler, Draining) and node not in self._nodes.away_as:
+            self._done(self._scheduler.drain(*node, from_s=from_s, now_s=now_s))
+
     def _begin(self, happening: Happening, now_s: float) -> None:
         """What leaves the node where it is, unless it is away already."""
         breakdown, node, number = happening.breakdown, happening.node, happening.number
         if node in self._nodes.away:
             return
+        over_s = max(now_s, breakdown.at_s + breakdown.duration_s)
         match breakdown.course:
             case "in_place":
                 self._lives.restart_on(node, now_s=now_s, detect_s=self._detect_s)
             case "slow":
                 self._nodes.slow.setdefault(node, {})[number] = breakdown.factor
                 self._lives.pace_on(node, now_s=now_s)
-                self._later(happening, "faster", now_s + breakdown.duration_s)
+                self._later(happening, "faster", over_s)
             case _:
                 self._nodes.corrupt.setdefault(node, set()).add(number)
                 self._lives.taint_on(node, number, now_s=now_s)
-                self._later(happening, "noticed", now_s + breakdown.duration_s)
+                self._later(happening, "noticed", over_s)
 
     def _leave(self, happening: Happening, now_s: float) -> None:
         """The node is gone; a fault is found out later, if it takes time to."""
         away = self._nodes.away.setdefault(happening.node, set())
         away.add(happening.number)
         if len(away) > 1:
-            self._later(happening, "back", now_s + happening.breakdown.duration_s)
+            self._later(happening, "back", max(now_s, happening.breakdown.at_s + happening.breakdown.duration_s))
         elif self._detect_s and happening.breakdown.course == "repair":
             self._nodes.dying.add(happening.node)
             self._lives.stop_on(happening.node, now_s=now_s)

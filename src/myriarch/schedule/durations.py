@@ -1,0 +1,236 @@
+"""How long a job will run, learnt from jobs that have ended: what QSSF orders by (Hu et al., Helios, SC'21).
+
+`estimate_s` bounds a job; what it will use is another number, and people know neither well. A forecast is a
+distribution of the logarithm of the run time,
+
+    log run = level + middle + spread x shape
+
+- `level`: the last run of the narrowest group of alike jobs, since people repeat themselves;
+- `middle`, `spread`: two forests, of the median and of the way from there to the 90th percentile, grown from jobs that
+  had ended, each with the row that was made of it at its submission (`durations_history`);
+- `shape`: where past jobs really came out on the scale that had been forecast for them. It puts right what the
+  forests get wrong (conformal recalibration on a local scale: Lei et al., JASA 113(523), 2018).
+
+The mean is Duan's smearing estimate (JASA 78(383), 1983), the mean of exp over the shape, with two changes for tails as
+heavy as these, where a few jobs hold most of the time: beyond its 90th percentile, of which the forests say nothing,
+a job counts as if it ended there; and one factor for all jobs makes up for that, the ratio of what past jobs ran to
+what was expected of them. Without these, Kendall's tau over Philly's jobs is 0.18 instead of 0.46.
+
+A forecast is made when a job is submitted and kept until it has ended. Forests are grown anew once a week, and sooner
+while there are few jobs. Virtual time only: equal events give equal forecasts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from typing import Final, final
+
+import numpy as np
+
+from myriarch.errors import SpecError
+from myriarch.event.base import Value
+from myriarch.schedule.boosted import Floats, Forest, Growth, grown
+from myriarch.schedule.durations_history import History, Row
+from myriarch.schedule.job import Job, JobId
+
+WEEK_S: Final = 7 * 86_400.0
+WINDOW_JOBS: Final = 10_000
+"""What is learnt from: the last that ended. On Mira, errors from 10,000 and from 40,000 are the same."""
+FIRST_JOBS: Final = 200
+"""The first forest; further ones when there are twice as many, until a week has as many as that."""
+SHAPE_JOBS: Final = 2_000
+"""What the shape is of: the last that ended."""
+LEVELS: Final = (np.arange(100) + 0.5) / 100
+"""A distribution is kept as so many quantiles, each standing for one hundredth of the jobs."""
+PRIOR_SHARE: Final = 0.5
+"""Of the estimate, before anything has ended: the shares that jobs use are spread about evenly (Mu'alem and Feitelson,
+IEEE TPDS 12(6), 2001)."""
+PRIOR_S: Final = 874.0
+"""Where there are no estimates either: the median GPU job of Philly (Acme's summary of clusters, NSDI'24)."""
+PRIOR_SPREAD: Final = 2.6
+"""Log of the 90th percentile over the median, of all jobs of a trace: Mira 1.8, Philly 2.3, PAI 3.6; their mean."""
+UPPER: Final = 0.9
+"""The percentile that the second forest is of."""
+LEAST_SPREAD: Final = 0.02
+"""A log run time is not known better than by 2 %."""
+REFRESH_JOBS: Final = 50
+"""After so many ends the quantiles of the shape are worked out anew."""
+
+_MIDDLE: Final = Growth(loss="quantile", quantile=0.5, trees=50, leaves=16, depth=6)
+_UPPER: Final = Growth(loss="quantile", quantile=UPPER, trees=50, leaves=16, depth=6)
+
+
+class Forecast(Value, frozen=True, kw_only=True):
+    """How long, in seconds."""
+
+    mean_s: float
+    p50_s: float
+    """As likely longer as shorter."""
+    p90_s: float
+    """Nine of ten are over by then."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Pending:
+    """A job that has not ended."""
+
+    row: Row
+    middle: float
+    """Log seconds."""
+    spread: float
+    log_run_s: Floats
+    """At LEVELS."""
+    plain_s: float
+    """The mean before the common factor."""
+    forecast: Forecast
+
+
+@final
+class Durations:
+    """A machine: submissions and ends in, forecasts out. Instants never go back.
+
+    Invariant: `_pending` has the jobs that were submitted and have not ended; `_rows`, `_targets` and `_levels` are of
+    the last ones that ended, in that order.
+    """
+
+    def __init__(self, *, estimates: bool, every_s: float = WEEK_S, window_jobs: int = WINDOW_JOBS) -> None:
+        """`estimates`: whether `Job.estimate_s` is what people asked for. Where it was made up from run times, as for
+        traces without estimates, it has to be False: it would tell the answer."""
+        if every_s <= 0 or window_jobs < FIRST_JOBS:
+            raise SpecError(
+                f"`every_s: {every_s:g}` and `window_jobs: {window_jobs}` cannot be learnt with",
+                hint=f"learn after more than 0 s, from {FIRST_JOBS} jobs or more",
+            )
+        self._estimates = estimates
+        self._every_s = every_s
+        self._history = History(estimates=estimates)
+        self._pending: dict[JobId, _Pending] = {}
+        self._rows: deque[Row] = deque(maxlen=window_jobs)
+        self._log_run_s: deque[float] = deque(maxlen=window_jobs)
+        self._outcomes: deque[float] = deque(maxlen=SHAPE_JOBS)
+        """On the scale of the forecast: (log run - middle) / spread."""
+        self._forests: tuple[Forest, Forest] | None = None
+        self._sums: deque[tuple[float, float]] = deque(maxlen=SHAPE_JOBS)
+        """Seconds that were expected, before the common factor, and that were run."""
+        self._shape = _LOGISTIC
+        self._factor = 1.0
+        self._ended = 0
+        self._grown_s = -math.inf
+        self._grown_at = 0
+        self._longest = math.log(PRIOR_S) + 2 * PRIOR_SPREAD
+
+    @property
+    def ended_jobs(self) -> int:
+        """How many it has learnt of."""
+        return self._ended
+
+    def __call__(self, job: Job) -> float:
+        """The mean, in seconds, by what was known at submission: an order for QSSF."""
+        return self.forecast(job, now_s=job.submit_s).mean_s
+
+    def submitted(self, job: Job, *, now_s: float) -> Forecast:
+        """A job more; told once, before or when its forecast is asked for."""
+        self._learn(now_s)
+        row = self._history.row(job, now_s=now_s)
+        self._history.submitted(job, now_s=now_s)
+        middle, spread = self._scale(job, row)
+        log_run_s = np.clip(middle + spread * self._shape, 0.0, self._longest)
+        run_s = np.exp(log_run_s)
+        plain_s = _mean(run_s)
+        forecast = Forecast(mean_s=plain_s * self._factor, p50_s=_at(run_s, 0.5), p90_s=_at(run_s, UPPER))
+        pending = _Pending(row, middle, spread, log_run_s, plain_s, forecast)
+        self._pending[job.id] = pending
+        return pending.forecast
+
+    def forecast(self, job: Job, *, now_s: float) -> Forecast:
+        """What its submission made one expect."""
+        pending = self._pending.get(job.id)
+        return pending.forecast if pending else self.submitted(job, now_s=now_s)
+
+    def remaining(self, job: Job, *, age_s: float, now_s: float) -> Forecast:
+        """What is left of it when it has run for `age_s`: the part of its distribution that lies beyond.
+
+        Beyond all of it, a job that has lasted t lasts another t with probability one half: lifetimes with
+        P(T > t) ~ 1/t (Harchol-Balter and Downey, ACM TOCS 15(3), 1997; their mean is infinite, so the median stands
+        for it). Nothing is left beyond a user's estimate.
+        """
+        if job.id not in self._pending:
+            self.submitted(job, now_s=now_s)
+        run_s = np.exp(self._pending[job.id].log_run_s)
+        longer_s = run_s[run_s > age_s] - age_s
+        left = Forecast(mean_s=age_s, p50_s=age_s, p90_s=9 * age_s)
+        if len(longer_s):
+            left = Forecast(mean_s=_mean(longer_s), p50_s=_at(longer_s, 0.5), p90_s=_at(longer_s, UPPER))
+        if not self._estimates:
+            return left
+        most_s = max(job.estimate_s - age_s, 1.0)
+        return Forecast(mean_s=min(left.mean_s, most_s), p50_s=min(left.p50_s, most_s), p90_s=min(left.p90_s, most_s))
+
+    def ended(self, job: Job, run_s: float, *, now_s: float) -> None:
+        """A job ended, after `run_s` of running. One that was never submitted here counts as submitted now."""
+        if job.id not in self._pending:
+            self.submitted(job, now_s=now_s)
+        pending = self._pending.pop(job.id)
+        log_run_s = math.log(max(run_s, 1.0))
+        self._history.ended(job, run_s, now_s=now_s)
+        self._rows.append(pending.row)
+        self._log_run_s.append(log_run_s)
+        self._outcomes.append((log_run_s - pending.middle) / pending.spread)
+        self._sums.append((pending.plain_s, run_s))
+        self._longest = max(self._longest, log_run_s)
+        self._ended += 1
+        if self._ended % REFRESH_JOBS == 0:
+            self._shape = np.quantile(np.array(self._outcomes), LEVELS)
+            expected_s, ran_s = np.array(self._sums).sum(axis=0)
+            self._factor = float(ran_s / expected_s)
+
+    def dropped(self, job: Job) -> None:
+        """A job was refused or withdrawn before it ran: nothing is learnt from it."""
+        if self._pending.pop(job.id, None):
+            self._history.dropped(job)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert len(self._rows) == len(self._log_run_s)
+        assert len(self._outcomes) == min(self._ended, SHAPE_JOBS)
+        assert bool(np.all(np.diff(self._shape) >= 0))
+
+    def _scale(self, job: Job, row: Row) -> tuple[float, float]:
+        """Middle and spread of the log run time."""
+        if self._forests is None or math.isnan(row.level):
+            if not math.isnan(row.level):
+                return row.level, PRIOR_SPREAD
+            return math.log(max(job.estimate_s * PRIOR_SHARE, 1.0) if self._estimates else PRIOR_S), PRIOR_SPREAD
+        middle, upper = (forest.one(row.values) for forest in self._forests)
+        return row.level + middle, max(upper - middle, LEAST_SPREAD)
+
+    def _learn(self, now_s: float) -> None:
+        """Grow forests, where it is time."""
+        due = now_s >= self._grown_s + self._every_s and self._ended > self._grown_at
+        doubled = self._ended >= 2 * self._grown_at and self._grown_at < len(self._rows)
+        if self._ended < FIRST_JOBS or not (due or doubled):
+            return
+        kept = [index for index, row in enumerate(self._rows) if not math.isnan(row.level)]
+        if len(kept) < FIRST_JOBS // 2:
+            return
+        rows = np.array([row.values for row in self._rows])[kept]
+        levels = np.array([row.level for row in self._rows])[kept]
+        targets = np.array(self._log_run_s)[kept] - levels
+        self._forests = (grown(rows, targets, growth=_MIDDLE), grown(rows, targets, growth=_UPPER))
+        self._grown_s, self._grown_at = now_s, self._ended
+
+
+_LOGISTIC: Final[Floats] = np.log(LEVELS / (1 - LEVELS)) / math.log(9.0)
+"""The shape before there are outcomes: the 90th percentile at 1, as of a spread."""
+
+
+def _at(run_s: Floats, level: float) -> float:
+    """The quantile of equally likely values, ascending."""
+    return float(run_s[int(level * (len(run_s) - 1))])
+
+
+def _mean(run_s: Floats) -> float:
+    """Of the same, each at most the 90th percentile."""
+    return float(np.minimum(run_s, _at(run_s, UPPER)).mean())

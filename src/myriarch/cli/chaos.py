@@ -13,7 +13,7 @@ from myriarch.run.directory import Contact, find_attempt, read_json
 
 def chaos(action: str, target: str, *, run: str | None, factor: float | None) -> int:
     """Inflict a fault on a running fleet. Returns the exit code."""
-    attempt = find_attempt(run or "")
+    attempt = find_attempt(run or "", launched=True)
     if not attempt.contact.exists() or attempt.outcome.exists():
         raise UsageError(f"run `{attempt.run_name}` is not under way", hint="name another with --run")
     if (action, target) == ("resume", "controller"):

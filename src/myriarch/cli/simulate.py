@@ -20,7 +20,7 @@ from myriarch.cli.simulate_files import load_scenario
 from myriarch.cli.simulate_show import show_answer, show_sweep
 from myriarch.cli.simulate_store import Asked, Cells, keep
 from myriarch.errors import EXIT_OK, UsageError
-from myriarch.run.directory import Attempt, RunDirectory, read_json
+from myriarch.run.directory import Attempt, RunDirectory, attempts_under_run, read_json
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
 from myriarch.simulate.scenario_digest import digest_of
@@ -52,11 +52,18 @@ def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> 
         scenario = msgspec.structs.replace(scenario, seeds=options.seeds)
     axes = tuple(axis_of(text) for text in options.vary)
     directory = RunDirectory(Path(scenario.output) / scenario.name)
+    if any(attempt.launch.is_file() for attempt in attempts_under_run(directory.path)):
+        hint = f"give the scenario another `name`: what is simulated does not belong in {directory.path}"
+        raise UsageError(f"`{scenario.name}` is a run that was launched, not simulated", hint=hint)
     with directory.lock():
         if axes or scenario.seeds > 1:
             made: Answer | Sweep = _sweep(scenario, axes, options, directory)
         else:
             made = _single(scenario, directory)
+    if isinstance(made, Answer) and made.run is not None and not json_output:
+        from myriarch.cli.report import report
+
+        return report(made.files["folder"], json_output=False, lang=lang)
     _print(made, json_output=json_output, lang=lang)
     return EXIT_OK
 

@@ -12,6 +12,7 @@ from myriarch.cli.files import load_run, read_document_text
 from myriarch.errors import SpecError
 from myriarch.simulate.scenario import Scenario, Workload
 from myriarch.simulate.scenario_check import check_scenario
+from myriarch.spec.base import NAME_LENGTH_LIMIT
 from myriarch.spec.catalogue import catalogue
 from myriarch.spec.consistency import check_fleet
 from myriarch.spec.document import Source, read_document
@@ -24,6 +25,8 @@ from myriarch.spec.shorthand import fleet_of, is_shorthand
 
 RUN_KEYS: Final = ("steps", "batch")
 """What every run file has and a scenario never."""
+SIMULATED: Final = "-simulated"
+"""Ends the name of what is kept of a run file's run, so that it never stands among the launches of the run itself."""
 
 
 def load_scenario(path: Path) -> Scenario:
@@ -31,7 +34,8 @@ def load_scenario(path: Path) -> Scenario:
     text = read_document_text(path)
     if _is_run(text, path):
         run = load_run(path)
-        return Scenario(name=run.run.name, run=run, seed=run.run.seed, output=run.run.output)
+        name = run.run.name[: NAME_LENGTH_LIMIT - len(SIMULATED)].rstrip("-") + SIMULATED
+        return Scenario(name=name, run=run, seed=run.run.seed, output=run.run.output)
     parsed = parse_located(text, kind=Scenario, format=FORMATS[path.suffix.lower()], source=str(path))
     scenario, where = parsed.spec, parsed.source
     resolved = msgspec.structs.replace(
@@ -40,9 +44,13 @@ def load_scenario(path: Path) -> Scenario:
         run=_run(scenario.run, path, where),
         workload=_workload(scenario.workload, path, where),
     )
-    if resolved.faults is not None and resolved.faults.log:
-        log = str(_named(resolved.faults.log, "faults.log", path, where))
-        resolved = msgspec.structs.replace(resolved, faults=msgspec.structs.replace(resolved.faults, log=log))
+    faults, power = resolved.faults, resolved.power
+    if faults is not None and faults.log:
+        log = str(_named(faults.log, "faults.log", path, where))
+        resolved = msgspec.structs.replace(resolved, faults=msgspec.structs.replace(faults, log=log))
+    if power is not None and power.hours:
+        hours = str(_named(power.hours, "power.hours", path, where))
+        resolved = msgspec.structs.replace(resolved, power=msgspec.structs.replace(power, hours=hours))
     with collected() as problems:
         check_scenario(resolved, tell=functools.partial(problems.add, where))
     if isinstance(resolved.fleet, Fleet):

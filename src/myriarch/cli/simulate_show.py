@@ -27,7 +27,8 @@ SHARES: Final = frozenset(
 """Metrics that are shares of one."""
 SHOWN: Final = (
     "effective", "availability", "scheduling", "fault_handling", "wait_s_mean", "completion_s_mean", "completion_s_p95",
-    "slowdown_mean", "utilisation", "fairness", "lost_hours", "deadlines_missed", "ended", "duration_s", "energy_kwh",
+    "slowdown_mean", "utilisation", "fairness", "lost_hours", "deadlines_missed", "ended", "steps_done",
+    "steps_lost", "incidents", "recovery_s_mean", "duration_s", "energy_kwh",
 )  # fmt: skip
 """Of a sweep's metrics; `--json` has them all. Money is added."""
 

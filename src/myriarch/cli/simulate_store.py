@@ -15,11 +15,14 @@ import msgspec
 
 from myriarch.errors import EnvironmentFault
 from myriarch.event.base import Value
+from myriarch.event.journal import encode_line
 from myriarch.run.directory import Attempt, RunDirectory, read_json, write_json, writing
+from myriarch.run.ledger_store import LedgerStore
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
 from myriarch.simulate.scenario_play import Played
 from myriarch.simulate.sweep import Axis, Cell, Sweep
+from myriarch.simulate.world import Simulation
 
 
 class Asked(Value, frozen=True, kw_only=True):
@@ -48,10 +51,22 @@ def keep(played: Played, *, asked: Asked, directory: RunDirectory) -> Answer:
 
 def _parts(played: Played, attempt: Attempt) -> dict[str, Path]:
     """What there is besides the answer."""
-    if played.cluster is None:
+    if played.cluster is not None:
+        whole(attempt.jobs, played.cluster.write_jobs)
+        return {"jobs": attempt.jobs}
+    if played.run is None:
         return {}
-    whole(attempt.jobs, played.cluster.write_jobs)
-    return {"jobs": attempt.jobs}
+    simulation = played.run.simulation
+    write_json(attempt.run, played.run.resolved)
+    with LedgerStore(attempt.ledger) as store:
+        store.append(simulation.spans)
+    whole(attempt.journal, lambda path: _write_journal(simulation, path))
+    return {"journal": attempt.journal, "ledger": attempt.ledger}
+
+
+def _write_journal(simulation: Simulation, path: Path) -> None:
+    with path.open("wb") as file:
+        file.writelines(map(encode_line, simulation.records))
 
 
 def whole(path: Path, write: Callable[[Path], None]) -> None:

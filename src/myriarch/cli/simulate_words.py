@@ -79,6 +79,10 @@ METRICS: Final[dict[str, dict[Language, str]]] = {
     "duration_s": {"en": "duration", "zh": "时长"},
     "energy_kwh": {"en": "energy, kWh", "zh": "能耗（kWh）"},
     "carbon_kg": {"en": "CO2, kg", "zh": "CO2（kg）"},
+    "steps_done": {"en": "steps done", "zh": "完成步数"},
+    "steps_lost": {"en": "steps lost", "zh": "丢失步数"},
+    "incidents": {"en": "incidents", "zh": "故障"},
+    "recovery_s_mean": {"en": "recovery, mean", "zh": "平均恢复时间"},
 }
 
 

@@ -207,10 +207,10 @@ def attempts_under(output: Path) -> list[Attempt]:
     return _with_evidence(output.glob("*/attempts/*"))
 
 
-def find_attempt(name: str = "", *, output: Path = Path(DEFAULT_OUTPUT)) -> Attempt:
+def find_attempt(name: str = "", *, output: Path = Path(DEFAULT_OUTPUT), launched: bool = False) -> Attempt:
     """The launch that `name` means: a run's name, the folder of a run or of one launch; empty: the newest of all.
 
-    Raises UsageError, with the runs that there are, when it means nothing.
+    `launched`: simulations do not count. Raises UsageError, with the runs that there are, when it means nothing.
     """
     if name and Attempt(Path(name)).evidence is not None:
         return Attempt(Path(name))
@@ -220,6 +220,7 @@ def find_attempt(name: str = "", *, output: Path = Path(DEFAULT_OUTPUT)) -> Atte
         found = attempts_under_run(output / name)
     else:
         found = attempts_under(output)
+    found = [attempt for attempt in found if not (launched and attempt.scenario.is_file())]
     if found:
         return found[-1]
     known = sorted({attempt.run_name for attempt in attempts_under(output)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from myriarch.schedule.job import Kind, Within
@@ -19,7 +20,10 @@ from myriarch.spec.run import ResolvedRun
 
 TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai"]
 GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin"]
-PolicyName = Literal["fifo", "easy", "sjbf", "conservative", "priority"]
+PolicyName = Literal[
+    "fifo", "easy", "sjbf", "conservative", "priority", "preemptive", "fair", "las", "srtf", "srsf", "qssf", "deadline",
+]  # fmt: skip
+"""`simulate.scenario_policy` says what each is."""
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
@@ -129,6 +133,27 @@ class Policy(Spec, frozen=True, kw_only=True):
     age_most_s: Positive | None = None
     refresh_s: Positive | None = None
     favour_small: bool | None = None
+    predictor: Literal["estimate", "user-means"] | None = None
+    """Of run times: what users say, or the mean of the user's past jobs of that size."""
+    margin: NonNegative | None = None
+    """How far behind a running job has to stand before it yields: a share of the rank, or points of priority."""
+    thresholds_device_s: tuple[Positive, ...] | None = None
+    """Attained service at which a job falls to the next queue."""
+    starve_factor: Positive | None = None
+    slack_s: NonNegative | None = None
+    spell: NonNegative | None = None
+    """A job that began to run is let run for so many times what its next stop and start will cost."""
+    price: NonNegative | None = None
+    """What a second lost by a preemption counts against one gained."""
+    exchange: bool | None = None
+    """Whether a newcomer has to gain more than all its victims lose."""
+    holds: bool | None = None
+    """Whether devices are held for the first in the queue."""
+    guard_s: Positive | None = None
+    """A job that waited so long has its turn, whatever its rank."""
+    guard_share: Share | None = None
+    """Of the devices that may be used so."""
+    review_s: NonNegative | None = None
 
 
 class Lemons(Spec, frozen=True, kw_only=True):
@@ -172,12 +197,30 @@ class Grid(Spec, frozen=True, kw_only=True):
     price_per_kwh: float | tuple[float, ...] | None = None
     """One price, or one for each hour from the beginning of the scenario; when they are over they begin anew, so 24
     are a day's and 168 a week's. An hour may have a negative price."""
+    hours: str = ""
+    """A CSV file with `site,hour,price_per_kwh` and, where known, `carbon_kg_per_kwh,temperature_c,pue`, by the sites
+    of the fleet's pools."""
     currency: str = ""
+    """Of these prices."""
     carbon_kg_per_kwh: float | tuple[float, ...] | None = None
     begins_hour: Annotated[int, Meta(ge=0, le=23)] = 0
     """Local hour of the day at which the scenario begins; matters to the tariffs of the fleet's sites."""
     cap_w: Positive | None = None
     """Power that all pools together may draw."""
+
+
+class RunTiming(Spec, frozen=True, kw_only=True):
+    """How fast things go in a simulated run. What is left out is what this project measured without a GPU."""
+
+    sequence_s: dict[Name, Positive] = msgspec.field(default_factory=dict)
+    """Of one device for one sequence of the batch, by pool."""
+    memory_bandwidth_bytes_per_s: Positive | None = None
+    """Copies inside a node."""
+    network_bandwidth_bytes_per_s: Positive | None = None
+    """Between nodes, one stream."""
+    disk_bandwidth_bytes_per_s: Positive | None = None
+    join_s: NonNegative | None = None
+    """From the start of the run until agents join."""
 
 
 class Scenario(Spec, frozen=True, kw_only=True):
@@ -188,7 +231,9 @@ class Scenario(Spec, frozen=True, kw_only=True):
     """A fleet file, a line like `h100-sxm:1024`, or pools described here."""
     workload: Workload | None = None
     run: str | ResolvedRun = ""
-    """A run file. Its fleet, model and faults are its own."""
+    """A run file, with its own fleet, model and faults (`chaos`): the same control runs it step by step."""
+    timing: RunTiming | None = None
+    """Of a run."""
     policy: Policy = Policy()
     placement: Literal["nodes", "numbers"] = "nodes"
     """`numbers`: any device is as good as any other, as in traces of supercomputers; for fleets of one pool."""

@@ -82,6 +82,24 @@ class JobsPart(Value, frozen=True, kw_only=True):
     """Of all decisions with their reasons, in order."""
 
 
+class RunPart(Value, frozen=True, kw_only=True):
+    """What became of a run file's run; its report has more."""
+
+    outcome: str
+    """`EndRun.outcome`, or `unfinished`."""
+    detail: str
+    steps_done: int
+    steps_wanted: int
+    steps_lost: int
+    """Completed and lost: done once more."""
+    tokens: int
+    incidents: int
+    recovery_s_mean: float | None
+    """From a fault to the next completed step."""
+    control_digest: str
+    """Of the control's state at the end."""
+
+
 class PoolPart(Value, frozen=True, kw_only=True):
     """One pool."""
 
@@ -115,6 +133,7 @@ class Answer(Value, frozen=True, kw_only=True):
     """Of all devices, used or not."""
     jobs: JobsPart | None = None
     intake: Intake | None = None
+    run: RunPart | None = None
     notes: tuple[str, ...] = ()
     """What a reader of the numbers has to know."""
     files: dict[str, str] = msgspec.field(default_factory=dict)
@@ -142,6 +161,10 @@ METRICS: Final[dict[str, str]] = {
     "duration_s": "lower",
     "energy_kwh": "lower",
     "carbon_kg": "lower",
+    "steps_done": "higher",
+    "steps_lost": "lower",
+    "incidents": "lower",
+    "recovery_s_mean": "lower",
 }
 """What a sweep compares, and which is better. Money is added, by currency: `money USD`."""
 
@@ -159,5 +182,7 @@ def metrics_of(answer: Answer) -> dict[str, float]:
         found |= msgspec.structs.asdict(answer.jobs) | msgspec.structs.asdict(answer.jobs.all)
         if answer.jobs.all.summary is not None:
             found |= msgspec.structs.asdict(answer.jobs.all.summary)
+    if answer.run is not None:
+        found |= msgspec.structs.asdict(answer.run)
     known = {name: float(value) for name in METRICS if (value := found.get(name)) is not None}
     return known | {f"money {currency}": amount for currency, amount in answer.bill.money.items()}

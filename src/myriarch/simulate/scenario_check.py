@@ -110,7 +110,7 @@ def _check_power(power: Grid, tell: Tell) -> None:
     for name, series in _series(power):
         if isinstance(series, tuple) and not series:
             tell(f"power.{name}", "is empty; give one value, or one for each hour")
-    if power.price_per_kwh is not None and not power.currency:
+    if (power.price_per_kwh is not None or power.hours) and not power.currency:
         tell("power.currency", "is missing; say what the price is in, like USD or CNY")
     carbon = power.carbon_kg_per_kwh
     if carbon is not None and min(carbon if isinstance(carbon, tuple) else (carbon,), default=0.0) < 0:

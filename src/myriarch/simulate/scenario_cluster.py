@@ -25,7 +25,7 @@ from myriarch.simulate.scenario_bill import Bills, Stints
 from myriarch.simulate.scenario_digest import digest_of
 from myriarch.simulate.scenario_jobs import tasks_for
 from myriarch.simulate.scenario_policy import Setting, scheduler_of
-from myriarch.simulate.scenario_power import meter_of
+from myriarch.simulate.scenario_power import hours_of, meter_of
 from myriarch.spec.fleet import Chip, Fleet, Pool
 
 JOB_COLUMNS = (
@@ -54,7 +54,11 @@ class ClusterRun:
         stints = Stints(tasks, pools=[pool.name for pool in fleet.pools])
         self.outcome = simulate_cluster(tasks, scheduler, until_s=scenario.until_s, observe=stints.observe)
         stints.close(self.outcome)
-        self.bills = Bills(stints, meters={p.name: meter_of(p, fleet=fleet, grid=scenario.power) for p in fleet.pools})
+        hours = hours_of(scenario.power)
+        self.bills = Bills(
+            stints,
+            meters={pool.name: meter_of(pool, fleet=fleet, grid=scenario.power, hours=hours) for pool in fleet.pools},
+        )
 
     @property
     def ledger(self) -> Ledger:

@@ -29,6 +29,7 @@ def _files(scenario: Scenario) -> list[str]:
     named = (
         scenario.workload.trace if scenario.workload is not None else "",
         scenario.faults.log if scenario.faults is not None else "",
+        scenario.power.hours if scenario.power is not None else "",
     )
     return [path for path in named if path]
 

@@ -8,6 +8,7 @@ from myriarch.errors import SpecError
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
 from myriarch.simulate.scenario_cluster import ClusterRun
+from myriarch.simulate.scenario_run import RunPlayed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,7 @@ class Played:
 
     answer: Answer
     cluster: ClusterRun | None = None
+    run: RunPlayed | None = None
 
 
 def play(scenario: Scenario) -> Played:
@@ -23,4 +25,7 @@ def play(scenario: Scenario) -> Played:
     if scenario.workload is not None:
         run = ClusterRun(scenario)
         return Played(answer=run.answer(), cluster=run)
-    raise SpecError(f"scenario `{scenario.name}` asks for nothing", hint="give it a `workload`")
+    if scenario.run:
+        simulated = RunPlayed(scenario)
+        return Played(answer=simulated.answer(), run=simulated)
+    raise SpecError(f"scenario `{scenario.name}` asks for nothing", hint="give it a `workload` or a `run`")

@@ -1,9 +1,24 @@
-"""Policies by name: which parameters each takes, and the scheduler that it is."""
+"""Policies by name: which parameters each takes, and the scheduler that it is.
+
+| name | who runs |
+| --- | --- |
+| fifo | in order, nobody overtakes |
+| easy, sjbf | EASY backfilling; `sjbf` tries the others by their estimates |
+| conservative | every job is promised a start at submission |
+| priority | EASY in the order of Slurm's multi-factor priority with fair share |
+| preemptive, fair | by arrival, and by that priority, where running jobs that stand lower may be stopped |
+| las | least attained service (Tiresias) |
+| srtf, srsf | shortest remaining time, and shortest remaining service (time x devices), as users estimate it |
+| qssf | shortest remaining service by the means of users' past jobs (after Helios' QSSF) |
+| deadline | earliest deadline first |
+
+From `preemptive` on, jobs that are `preemptible` are stopped where that is worth what it costs (`schedule.worth`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -12,12 +27,24 @@ from myriarch.schedule.conservative import Conservative
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
 from myriarch.schedule.in_order import InOrder
+from myriarch.schedule.job import Job
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.order import ARRIVAL, LARGEST, SHORTEST, SMALLEST, SMALLEST_AREA, Fixed
 from myriarch.schedule.placed import Placed
 from myriarch.schedule.priority import AGE_MOST_S, REFRESH_S, MultiFactor, Weights
+from myriarch.schedule.ranked import Ranked
+from myriarch.schedule.rankings import (
+    ByArrival,
+    ByPriority,
+    EarliestDeadline,
+    LeastService,
+    Ranking,
+    ShortestRemaining,
+    UserMeans,
+)
 from myriarch.schedule.scheduler import Scheduler
 from myriarch.schedule.shares import HALF_LIFE_S, Account, Shares
+from myriarch.schedule.worth import Worth
 from myriarch.simulate.scenario import OrderName, Policy, PolicyName
 from myriarch.spec.consistency import Tell
 from myriarch.spec.problems import listed
@@ -29,6 +56,9 @@ ORDERS: Final[dict[OrderName, Fixed]] = {
     "largest": LARGEST,
     "smallest-area": SMALLEST_AREA,
 }
+
+
+Placing = Literal["nodes", "numbers"]
 
 
 class Setting(NamedTuple):
@@ -55,6 +85,7 @@ class Known(NamedTuple):
     takes: tuple[str, ...]
     """Parameters that mean something to it."""
     make: Callable[[Policy, Setting], Scheduler]
+    placements: tuple[Placing, ...] = ("nodes", "numbers")
 
 
 def check_policy(policy: Policy, *, by_number: bool, tell: Tell) -> None:
@@ -64,8 +95,10 @@ def check_policy(policy: Policy, *, by_number: bool, tell: Tell) -> None:
         if name not in takes:
             remedy = f"it takes {listed(takes)}" if takes else "it takes none"
             tell(f"policy.{name}", f"has no meaning with `{policy.name}`; {remedy}")
-    if policy.name == "conservative" and not by_number:
-        tell("policy.name", "`conservative` promises numbers of devices; add `placement: numbers`")
+    placing = "numbers" if by_number else "nodes"
+    able = POLICIES[policy.name].placements
+    if placing not in able:
+        tell("policy.name", f"`{policy.name}` cannot do `placement: {placing}`; use {listed(able)}")
 
 
 def given(policy: Policy) -> tuple[str, ...]:
@@ -109,11 +142,15 @@ def _conservative(policy: Policy, setting: Setting) -> Scheduler:
 
 
 def _priority(policy: Policy, setting: Setting) -> Scheduler:
+    return Easy(setting.machine(), order=_factors(policy, setting))
+
+
+def _factors(policy: Policy, setting: Setting) -> MultiFactor:
     shares = Shares(
         _accounts(policy.shares or dict.fromkeys(setting.accounts, 1.0)), half_life_s=policy.half_life_s or HALF_LIFE_S
     )
     weights = policy.weights
-    order = MultiFactor(
+    return MultiFactor(
         shares,
         devices=setting.devices,
         weights=Weights() if weights is None else msgspec.convert(msgspec.structs.asdict(weights), Weights),
@@ -122,7 +159,6 @@ def _priority(policy: Policy, setting: Setting) -> Scheduler:
         refresh_s=policy.refresh_s or REFRESH_S,
         favour_small=bool(policy.favour_small),
     )
-    return Easy(setting.machine(), order=order)
 
 
 def _accounts(shares: dict[str, float]) -> Sequence[Account]:
@@ -135,12 +171,79 @@ def _accounts(shares: dict[str, float]) -> Sequence[Account]:
     ]
 
 
+def _ranked(ranking: Ranking, policy: Policy, setting: Setting) -> Scheduler:
+    """A ranking, with the parameters that all of them take."""
+    machine = setting.machine()
+    if not isinstance(machine, Placed):
+        raise SpecError(f"`{policy.name}` places jobs on nodes", path="placement", hint="placement: nodes")
+    worth = {name: getattr(policy, name) for name in WORTH if getattr(policy, name) is not None}
+    ranked = {name: getattr(policy, name) for name in RANKED if getattr(policy, name) is not None}
+    return Ranked(machine, ranking, worth=Worth(**worth), **ranked)
+
+
+def _preemptive(policy: Policy, setting: Setting) -> Scheduler:
+    return _ranked(ByArrival(), policy, setting)
+
+
+def _fair(policy: Policy, setting: Setting) -> Scheduler:
+    return _ranked(ByPriority(_factors(policy, setting), **_said(policy, margin="margin")), policy, setting)
+
+
+def _las(policy: Policy, setting: Setting) -> Scheduler:
+    said = _said(policy, thresholds_device_s="thresholds", starve_factor="starve_factor")
+    return _ranked(LeastService(**said), policy, setting)
+
+
+def _srtf(policy: Policy, setting: Setting) -> Scheduler:
+    return _ranked(_shortest(policy, by="time", predictor="estimate"), policy, setting)
+
+
+def _srsf(policy: Policy, setting: Setting) -> Scheduler:
+    return _ranked(_shortest(policy, by="service", predictor="estimate"), policy, setting)
+
+
+def _qssf(policy: Policy, setting: Setting) -> Scheduler:
+    return _ranked(_shortest(policy, by="service", predictor="user-means"), policy, setting)
+
+
+def _shortest(policy: Policy, *, by: Literal["time", "service"], predictor: str) -> ShortestRemaining:
+    said = _said(policy, margin="margin")
+    if (policy.predictor or predictor) == "estimate":
+        return ShortestRemaining(_estimate_s, by=by, **said)
+    means = UserMeans()
+    return ShortestRemaining(means, by=by, learn=means.learn, **said)
+
+
+def _estimate_s(job: Job) -> float:
+    return job.estimate_s
+
+
+def _deadline(policy: Policy, setting: Setting) -> Scheduler:
+    return _ranked(EarliestDeadline(**_said(policy, slack_s="slack_s")), policy, setting)
+
+
+def _said(policy: Policy, **names: str) -> dict[str, Any]:
+    """Parameters that were said, by what the machine calls them."""
+    return {theirs: value for ours, theirs in names.items() if (value := getattr(policy, ours)) is not None}
+
+
+WORTH: Final = ("spell", "price", "exchange")
+RANKED: Final = ("holds", "guard_s", "guard_share", "review_s")
+STOPS: Final = (*WORTH, *RANKED)
+"""What every policy takes that may stop running jobs."""
+PRIORITY: Final = ("weights", "shares", "algorithm", "half_life_s", "age_most_s", "refresh_s", "favour_small")
+
 POLICIES: Final[dict[PolicyName, Known]] = {
     "fifo": Known(("order",), _fifo),
     "easy": Known(("order",), _easy),
     "sjbf": Known(("order",), _sjbf),
-    "conservative": Known((), _conservative),
-    "priority": Known(
-        ("weights", "shares", "algorithm", "half_life_s", "age_most_s", "refresh_s", "favour_small"), _priority
-    ),
+    "conservative": Known((), _conservative, ("numbers",)),
+    "priority": Known(PRIORITY, _priority),
+    "preemptive": Known(STOPS, _preemptive, ("nodes",)),
+    "fair": Known((*PRIORITY, "margin", *STOPS), _fair, ("nodes",)),
+    "las": Known(("thresholds_device_s", "starve_factor", *STOPS), _las, ("nodes",)),
+    "srtf": Known(("predictor", "margin", *STOPS), _srtf, ("nodes",)),
+    "srsf": Known(("predictor", "margin", *STOPS), _srsf, ("nodes",)),
+    "qssf": Known(("predictor", "margin", *STOPS), _qssf, ("nodes",)),
+    "deadline": Known(("slack_s", *STOPS), _deadline, ("nodes",)),
 }

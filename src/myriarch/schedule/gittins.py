@@ -1,0 +1,134 @@
+"""Who should run first when nobody knows how long jobs run, but how long such jobs ran: the Gittins index.
+
+A job of age `a` (work done) whose run time X has a known distribution has the rank
+
+    rank(a) = devices x  min over b > a of  E[min(X, b) - a | X > a] / P(X <= b | X > a)
+
+device-seconds spent for each job that ends, if it is run until b at most and b is chosen best. On one server, serving
+the lowest rank minimises the mean time in the system over all policies that do not know run times (Gittins 1989; Aalto,
+Ayesta and Righter, Queueing Systems 63, 2009), and with many servers in heavy traffic (Scully, Grosof and
+Harchol-Balter, SIGMETRICS 2021); Tiresias uses it as one of its two rules (Gu et al., NSDI 2019, section 3). With exact
+knowledge it is shortest remaining first; with a falling hazard rate (long ones last long) least attained service. So it
+needs no choice between the two.
+
+A job that cannot be preempted is run to its end once it started: b is infinite, and its rank what it is expected to
+take. Distributions are those of `lengths`; a rank changes when the age passes into another bin.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Protocol, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from myriarch.errors import SpecError
+from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.lengths import BINS, EDGES_S, MIDDLES_S, bin_of
+from myriarch.schedule.rankings import Course, Hysteresis
+from myriarch.schedule.standing import Standing
+
+Floats = NDArray[np.float64]
+
+MARGIN: Final = 0.5
+"""A running job yields to one whose rank is lower by so much."""
+LEAST_MASS: Final = 1e-9
+ROUNDING: Final = 1e-9
+"""An age this near below a bin is in it: instants are doubles, and a bin must be over when it was said to be."""
+
+
+class Learner(Protocol):
+    """Distributions that learn: `lengths.Lengths`."""
+
+    def distribution(self, job: Job) -> Floats:
+        """The probability of each bin of `lengths`."""
+
+    def learn(self, job: Job, run_s: float) -> None:
+        """A job ended."""
+
+
+@final
+class Gittins:
+    """A ranking of `ranked`. Invariant: every job that waits or runs has a distribution, as of its submission."""
+
+    urgent = False
+    name = "Gittins index"
+
+    def __init__(self, learner: Learner, *, margin: float = MARGIN, exponent: float = 1.0) -> None:
+        if margin < 0 or not 0 <= exponent <= 2:
+            raise SpecError(f"margin {margin:g} is not below zero, and the exponent {exponent:g} from 0 to 2")
+        self.hysteresis = Hysteresis(times=1.0 + margin)
+        self._learner = learner
+        self._exponent = exponent
+        """Of the devices: 1 minimises the mean, less favours large jobs."""
+        self._known: dict[JobId, tuple[Floats, Floats]] = {}
+        """By age in bins: the index in seconds, and what is expected to be left."""
+
+    def submitted(self, standing: Standing, *, now_s: float) -> None:
+        """What is known now stays what is known of this job."""
+        job = standing.job
+        mass = self._learner.distribution(job)
+        left_s = expected_left_s(mass)
+        self._known[job.id] = (index_s(mass) if job.preemptible else left_s, left_s)
+
+    def started(self, standing: Standing, *, now_s: float) -> None:
+        """Nothing to learn."""
+
+    def stopped(self, standing: Standing, *, now_s: float) -> None:
+        """Nothing to learn."""
+
+    def ended(self, standing: Standing, *, now_s: float) -> None:
+        """Learned from."""
+        del self._known[standing.job.id]
+        self._learner.learn(standing.job, max(standing.done_by(now_s), EDGES_S[0]))
+
+    def course(self, standing: Standing, *, now_s: float) -> Course:
+        """The rank of its age, until it is a bin older."""
+        done_s = standing.done_by(now_s)
+        at = bin_of(done_s * (1.0 + ROUNDING))
+        rank = float(self._known[standing.job.id][0][at]) * standing.job.devices**self._exponent
+        if not standing.running or at == BINS - 1:
+            return Course(rank)
+        startup_s = max(standing.since_s + standing.startup_s - now_s, 0.0)
+        older_s = (float(EDGES_S[at + 1]) - done_s) / (standing.speed or 1.0)
+        return Course(rank, until_s=now_s + startup_s + max(older_s, 1e-3))
+
+    def left_s(self, standing: Standing, *, now_s: float) -> float:
+        """The mean of what is left, at this age."""
+        done_s = standing.done_by(now_s)
+        at = bin_of(done_s * (1.0 + ROUNDING))
+        return min(float(self._known[standing.job.id][1][at]), max(standing.job.estimate_s - done_s, 1.0))
+
+    def words(self, rank: float) -> str:
+        return f"costs {rank:.0f} device-seconds for each such job that ends"
+
+
+def index_s(mass: Floats) -> Floats:
+    """Seconds for each job that ends, by the bin of the age. Float64 [BINS].
+
+    At the begin of bin k those of bins k and later are left; run until the end of bin b it costs the sum over bins of
+    (probability that it is still there) x (the bin's length), bins counted where their jobs are taken to end.
+    """
+    alive = np.cumsum(mass[::-1])[::-1]
+    steps_s = np.diff(MIDDLES_S, prepend=0.0)
+    cost_s = np.cumsum(alive * steps_s)
+    before_s = np.concatenate(([0.0], cost_s[:-1]))
+    done = np.cumsum(mass)
+    before = np.concatenate(([0.0], done[:-1]))
+    spent_s = cost_s[None, :] - before_s[:, None]
+    ended = done[None, :] - before[:, None]
+    ratio = np.where(ended > LEAST_MASS, spent_s / np.maximum(ended, LEAST_MASS), math.inf)
+    ratio[np.tril_indices(BINS, -1)] = math.inf
+    found: Floats = ratio.min(axis=1)
+    found[alive <= LEAST_MASS] = MIDDLES_S[alive <= LEAST_MASS]  # older than any: as long again
+    return found
+
+
+def expected_left_s(mass: Floats) -> Floats:
+    """What is left on average, by the bin of the age. Float64 [BINS]."""
+    alive = np.cumsum(mass[::-1])[::-1]
+    ahead_s = np.cumsum((mass * MIDDLES_S)[::-1])[::-1]
+    ages_s = np.concatenate(([0.0], EDGES_S[1:-1]))
+    left_s: Floats = np.where(alive > LEAST_MASS, ahead_s / np.maximum(alive, LEAST_MASS) - ages_s, MIDDLES_S)
+    return np.maximum(left_s, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +14,10 @@ from myriarch.schedule.job import Job, JobId, Within
 from myriarch.simulate.queueing import Task
 from myriarch.simulate.workload.trace import Trace, TraceJob
 
-Estimates = Literal["asked", "exact", "usual"]
+Estimates = Literal["asked", "exact", "usual", "limit"]
 """What schedulers are told. `asked`: what the user asked for, or the run time where that is unknown; never below the
 run time, since a trace does not say what an ended job would have done. `exact`: the run time. `usual`: the least
-limit that people write which is not below it."""
+limit that people write which is not below it. `limit`: the same for all, so nothing."""
 
 HOUR_S: Final = 3600.0
 USUAL_LIMITS_S: Final = tuple(
@@ -85,4 +86,19 @@ def told_s(run_s: float, asked_s: float | None, estimates: Estimates) -> float:
             return run_s
         case "usual":
             return next((limit_s for limit_s in USUAL_LIMITS_S if limit_s >= run_s), run_s)
-    raise SpecError(f"`estimates: {estimates}` is unknown", hint="use asked, exact or usual")
+        case "limit":
+            return max(run_s, USUAL_LIMITS_S[-1])
+    raise SpecError(f"`estimates: {estimates}` is unknown", hint="use asked, exact, usual or limit")
+
+
+def resumable(tasks: Iterable[Task], *, save_s: float, restart_s: float, saves_every_s: float) -> tuple[Task, ...]:
+    """The same jobs, as if each could save its state and go on from it: traces do not say which could."""
+    return tuple(
+        msgspec.structs.replace(
+            task,
+            job=msgspec.structs.replace(
+                task.job, preemptible=True, save_s=save_s, restart_s=restart_s, saves_every_s=saves_every_s
+            ),
+        )
+        for task in tasks
+    )

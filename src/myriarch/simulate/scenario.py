@@ -175,20 +175,36 @@ class Upkeep(Spec, frozen=True, kw_only=True):
 
 
 class FaultModel(Spec, frozen=True, kw_only=True):
-    """What goes wrong: by a published source, by rates of one's own, or as a log says."""
+    """What goes wrong: by a published source, by a rate of one's own, as a log says, or by the pools' `failures`."""
 
     source: str = ""
-    """Of `simulate/data/failure_rates.yaml`."""
+    """Of `simulate/data/failure_rates.yaml`: llama3_405b, meta_ft_hsdp, meta_rsc_1, meta_rsc_2, acme, b200_504,
+    blue_waters."""
     per_node_day: NonNegative | None = None
-    """Own rate. None, and no source or log: what the pools of the fleet file say."""
-    rate: NonNegative = 1.0
-    """Times as often as that."""
+    """Failures of one node and day, for all pools. None, and no source or log: what the fleet's pools say."""
     log: str = ""
-    """A file of breakdowns to replay: CSV with `at_s,pool,node,cause,course,duration_s,factor,announced_s`."""
+    """A CSV file of breakdowns to replay: at_s, pool, node, cause, course, duration_s, factor, announced_s."""
+    rate: NonNegative = 1.0
+    """Times as often as the source or the rates say."""
     repair_s: Positive | None = None
-    """Median of a repair."""
+    """Mean; with rates of one's own. None: a day, or the pools' own."""
+    repair_share: Share | None = None
+    """Of the failures, that take the node away; the others only its processes. None: Llama 3's, 78 %."""
+    shape: Positive | None = None
+    """Of the Weibull gaps between failures; below 1 they come in bursts. None: the source's."""
     lemons: Lemons | None = None
+    """None: the source's."""
+    switches: bool = False
+    """Racks fail as a whole, too (published sources have them already)."""
+    rows: bool = False
+    """Power or cooling takes whole rows."""
+    fail_slow: bool = False
+    """Nodes become slower for a while."""
+    noticed_s: NonNegative = 0.0
+    """Mean time until silent corruption is noticed."""
     maintenance: Upkeep | None = None
+    detect_s: NonNegative = 0.0
+    """From a fault until anybody knows; its job's devices stand still meanwhile."""
 
 
 class Grid(Spec, frozen=True, kw_only=True):

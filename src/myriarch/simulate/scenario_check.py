@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from myriarch.simulate.rates_published import SOURCES
 from myriarch.simulate.scenario import FaultModel, Generator, Grid, ListedJob, Scenario, Trait, Workload
 from myriarch.simulate.scenario_policy import check_policy
 from myriarch.spec.catalogue import catalogue
@@ -31,6 +32,8 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
     by_number = scenario.placement == "numbers"
     if by_number and isinstance(fleet, Fleet) and len(fleet.pools) > 1:
         tell("placement", f"`numbers` tells no devices apart, and the fleet has {len(fleet.pools)} pools; use `nodes`")
+    if by_number and isinstance(fleet, Fleet) and any(pool.spares for pool in fleet.pools):
+        tell("placement", "spares are nodes, and with `numbers` there are none; use `nodes`")
     check_policy(scenario.policy, by_number=by_number, tell=tell)
     if scenario.workload is not None:
         _check_workload(scenario.workload, fleet if isinstance(fleet, Fleet) else None, tell)
@@ -104,6 +107,12 @@ def _check_faults(faults: FaultModel, *, by_number: bool, tell: Tell) -> None:
         tell("faults", f"has {' and '.join(f'`{name}`' for name in given)}; keep one")
     if by_number:
         tell("faults", "nodes fail, and with `placement: numbers` there are none; use `nodes`")
+    if faults.source and faults.source not in SOURCES:
+        near = did_you_mean(faults.source, SOURCES)
+        tell("faults.source", f"`{faults.source}` is not known;{near} there are {listed(SOURCES)}")
+    for name in ("repair_s", "repair_share"):
+        if getattr(faults, name) is not None and (faults.source or faults.log):
+            tell(f"faults.{name}", "goes with rates of one's own; remove it, or the source or log")
 
 
 def _check_power(power: Grid, tell: Tell) -> None:

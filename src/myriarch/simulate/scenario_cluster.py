@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -16,13 +17,16 @@ from myriarch.account.ledger import Ledger
 from myriarch.errors import SpecError
 from myriarch.event.ids import PoolId
 from myriarch.event.spans import LEAVES
-from myriarch.schedule.layout import layouts_of
+from myriarch.schedule.layout import PoolLayout, layout_of
+from myriarch.simulate.breakdowns import Breakdown
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.cluster_outcome import Group
+from myriarch.simulate.queueing import Task
 from myriarch.simulate.scenario import Scenario, Workload
 from myriarch.simulate.scenario_answer import REFUSED_SHOWN, Answer, JobsOf, JobsPart, PoolPart, Refused
 from myriarch.simulate.scenario_bill import Bills, Stints
 from myriarch.simulate.scenario_digest import digest_of
+from myriarch.simulate.scenario_faults import breakdowns_of
 from myriarch.simulate.scenario_jobs import tasks_for
 from myriarch.simulate.scenario_policy import Setting, scheduler_of
 from myriarch.simulate.scenario_power import hours_of, meter_of
@@ -46,13 +50,21 @@ class ClusterRun:
         self.taken = tasks_for(workload, devices=sum(pool.devices for pool in fleet.pools), seed=scenario.seed)
         tasks = self.taken.tasks
         setting = Setting(
-            pools=layouts_of(fleet),
+            pools=[_layout(pool) for pool in fleet.pools],
             by_number=self.by_number,
             accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
+            spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
         )
-        scheduler = scheduler_of(scenario.policy, setting)
         stints = Stints(tasks, pools=[pool.name for pool in fleet.pools])
-        self.outcome = simulate_cluster(tasks, scheduler, until_s=scenario.until_s, observe=stints.observe)
+        self.breakdowns = self._drawn(setting)
+        self.outcome = simulate_cluster(
+            tasks,
+            scheduler_of(scenario.policy, setting),
+            breakdowns=self.breakdowns,
+            until_s=scenario.until_s,
+            detect_s=0.0 if scenario.faults is None else scenario.faults.detect_s,
+            observe=stints.observe,
+        )
         stints.close(self.outcome)
         hours = hours_of(scenario.power)
         self.bills = Bills(
@@ -60,10 +72,21 @@ class ClusterRun:
             meters={pool.name: meter_of(pool, fleet=fleet, grid=scenario.power, hours=hours) for pool in fleet.pools},
         )
 
+    def _drawn(self, setting: Setting) -> tuple[Breakdown, ...]:
+        faults = self.scenario.faults
+        if faults is None:
+            return ()
+        until_s = self.scenario.until_s or _horizon_s(self.taken.tasks, setting.devices)
+        return breakdowns_of(faults, self.fleet.pools, setting.pools, until_s=until_s, seed=self.scenario.seed)
+
     @property
     def ledger(self) -> Ledger:
-        """By the fleet's names of its pools, with spares that wait for a node to be lost."""
-        return _with_spares(self.outcome.ledger, self.fleet, by_number=self.by_number)
+        """By the fleet's names of its pools."""
+        ledger = self.outcome.ledger
+        if not self.by_number:
+            return ledger
+        (account,) = ledger.pools.values()
+        return msgspec.structs.replace(ledger, pools={PoolId(self.fleet.pools[0].name): account})
 
     def answer(self) -> Answer:
         """For programs and tables."""
@@ -180,24 +203,15 @@ def _owned(pool: Pool) -> int:
     return (pool.nodes + pool.spares) * pool.devices_per_node
 
 
-def _with_spares(ledger: Ledger, fleet: Fleet, *, by_number: bool) -> Ledger:
-    """Spares of the fleet file stand beside what the scheduler has, and wait."""
-    from myriarch.account.tally import Tally
+def _layout(pool: Pool) -> PoolLayout:
+    """With its spares, which the machine keeps back."""
+    return msgspec.structs.replace(layout_of(pool), nodes=pool.nodes + pool.spares)
 
-    counted = {PoolId(fleet.pools[0].name): next(iter(ledger.pools.values()))} if by_number else ledger.pools
-    duration_ns = next(
-        account.capacity_device_ns // pool.devices
-        for pool in fleet.pools
-        if (account := counted[PoolId(pool.name)]) is not None
-    )
-    tally = Tally({PoolId(pool.name): _owned(pool) for pool in fleet.pools}, start_ns=0)
-    for pool in fleet.pools:
-        name = PoolId(pool.name)
-        for leaf, device_ns in counted[name].leaves.items():
-            tally.spend(name, leaf, devices=1, duration_ns=device_ns)
-        spares = pool.spares * pool.devices_per_node
-        tally.spend(name, "idle_reserved_spare", devices=spares, duration_ns=duration_ns)
-    return tally.ledger(end_ns=duration_ns)
+
+def _horizon_s(tasks: Sequence[Task], devices: int) -> float:
+    """Until when faults are drawn where no end was said: three times what a busy fleet would need for all jobs."""
+    work = math.fsum(task.job.devices * task.run_s for task in tasks)
+    return 3.0 * (tasks[-1].job.submit_s + max(task.job.estimate_s for task in tasks) + work / devices)
 
 
 def _effective(ledger: Ledger, fleet: Fleet, workload: Workload) -> tuple[Factors, float | None]:
@@ -208,8 +222,6 @@ def _effective(ledger: Ledger, fleet: Fleet, workload: Workload) -> tuple[Factor
         return Factors(), None
     if workload.mfu is None or not known.weighted:
         return known.factors(), None
-    from fractions import Fraction
-
     whole = msgspec.structs.replace(known, model_flops=Fraction(workload.mfu) * known.kept)
     return whole.factors(), whole.effective()
 

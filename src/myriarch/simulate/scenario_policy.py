@@ -17,7 +17,7 @@ From `preemptive` on, jobs that are `preemptible` are stopped where that is wort
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -69,6 +69,8 @@ class Setting(NamedTuple):
     """Any device is as good as any other."""
     accounts: tuple[str, ...]
     """Tenants that the workload has, in alphabetical order."""
+    spares: Mapping[str, int] = {}
+    """Nodes of each pool that are kept back, counted in `pools`."""
 
     @property
     def devices(self) -> int:
@@ -76,7 +78,12 @@ class Setting(NamedTuple):
 
     def machine(self) -> Counted | Placed:
         """A new one, with everything free."""
-        return Counted(self.devices) if self.by_number else Placed(self.pools)
+        if self.by_number:
+            return Counted(self.devices)
+        placed = Placed(self.pools)
+        for pool, nodes in self.spares.items():
+            placed.reserve(pool, nodes=nodes)
+        return placed
 
 
 class Known(NamedTuple):

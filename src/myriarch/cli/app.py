@@ -247,9 +247,12 @@ def simulate(
         typer.Option("--vary", metavar="F=A,B", help="A field and its values: policy.name=easy,fifo. Repeatable."),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes of a sweep; default: all cores.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="A sweep: start over.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search the policy's parameters on past weeks, prove them on later ones.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="A sweep or search: start over.")] = False,
     json_output: Annotated[
-        bool, typer.Option("--json", help="For programs: see `myriarch schema simulate` and `sweep`.")
+        bool, typer.Option("--json", help="For programs: see `myriarch schema simulate`, `sweep`, `tuning`.")
     ] = False,
     lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
 ) -> int:
@@ -260,7 +263,9 @@ def simulate(
     """
     from myriarch.cli import simulate as module
 
-    options = module.Options(scenario=scenario, seeds=seeds, vary=tuple(vary or ()), workers=workers, fresh=fresh)
+    options = module.Options(
+        scenario=scenario, seeds=seeds, vary=tuple(vary or ()), workers=workers, fresh=fresh, tune=tune
+    )
     return module.simulate(options, json_output=json_output, lang=lang)
 
 

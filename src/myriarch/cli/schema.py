@@ -143,6 +143,12 @@ def _sweep() -> dict[str, Any]:
     return msgspec.json.schema(Sweep)
 
 
+def _tuning() -> dict[str, Any]:
+    from myriarch.simulate.scenario_tuning import Tuning
+
+    return msgspec.json.schema(Tuning)
+
+
 SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fleet": _spec("fleet"),
     "model": _spec("model"),
@@ -164,4 +170,5 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "scenario": _scenario,
     "simulate": _simulate,
     "sweep": _sweep,
+    "tuning": _tuning,
 }

@@ -10,6 +10,8 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +19,18 @@ import msgspec
 
 from myriarch.cli.report_words import choose_language
 from myriarch.cli.simulate_files import load_scenario
-from myriarch.cli.simulate_show import show_answer, show_sweep
-from myriarch.cli.simulate_store import Asked, Cells, keep
+from myriarch.cli.simulate_show import show_answer, show_sweep, show_tuning
+from myriarch.cli.simulate_store import Asked, Cells, Trials, keep, resumed
 from myriarch.errors import EXIT_OK, UsageError
 from myriarch.run.directory import Attempt, RunDirectory, attempts_under_run, read_json
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
 from myriarch.simulate.scenario_digest import digest_of
 from myriarch.simulate.scenario_play import play
+from myriarch.simulate.scenario_tuning import Tuning, tuned
 from myriarch.simulate.sweep import Axis, Cell, Sweep, axis_of, cells_of, summarised, variants_of
-from myriarch.simulate.sweep_crew import answers
+from myriarch.simulate.sweep_crew import answers, ignore_interrupts
+from myriarch.simulate.tuning import Trial
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -41,6 +45,10 @@ class Options:
     vary: Sequence[str] = ()
     workers: int | None = None
     fresh: bool = False
+    tune: bool = False
+
+
+Made = Answer | Sweep | Tuning
 
 
 def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> int:
@@ -56,8 +64,11 @@ def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> 
         hint = f"give the scenario another `name`: what is simulated does not belong in {directory.path}"
         raise UsageError(f"`{scenario.name}` is a run that was launched, not simulated", hint=hint)
     with directory.lock():
-        if axes or scenario.seeds > 1:
-            made: Answer | Sweep = _sweep(scenario, axes, options, directory)
+        made: Made
+        if options.tune:
+            made = _tuned(scenario, axes, options, directory)
+        elif axes or scenario.seeds > 1:
+            made = _sweep(scenario, axes, options, directory)
         else:
             made = _single(scenario, directory)
     if isinstance(made, Answer) and made.run is not None and not json_output:
@@ -70,17 +81,24 @@ def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> 
 
 def show_kept(attempt: Attempt, *, json_output: bool, lang: str) -> int:
     """What `myriarch report` prints of a simulation without a journal."""
-    is_sweep = attempt.sweep.is_file()
-    made = read_json(attempt.sweep, Sweep) if is_sweep else read_json(attempt.simulation, Answer)
+    made: Made
+    if attempt.tuning.is_file():
+        made = read_json(attempt.tuning, Tuning)
+    elif attempt.sweep.is_file():
+        made = read_json(attempt.sweep, Sweep)
+    else:
+        made = read_json(attempt.simulation, Answer)
     _print(made, json_output=json_output, lang=lang)
     return EXIT_OK
 
 
-def _print(made: Answer | Sweep, *, json_output: bool, lang: str) -> None:
+def _print(made: Made, *, json_output: bool, lang: str) -> None:
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
     elif isinstance(made, Sweep):
         show_sweep(made, language=choose_language(lang))
+    elif isinstance(made, Tuning):
+        show_tuning(made, language=choose_language(lang))
     else:
         show_answer(made, language=choose_language(lang))
 
@@ -92,9 +110,9 @@ def _single(scenario: Scenario, directory: RunDirectory) -> Answer:
 
 
 def _tell(answer: Answer) -> None:
-    """What is wrong with the workload, on stderr; the JSON has it, too."""
-    if answer.intake is not None:
-        for line in answer.intake.lines:
+    """What is wrong with a trace or a log, on stderr; the JSON has it, too."""
+    for intake in (answer.intake, answer.faults):
+        for line in () if intake is None else intake.lines:
             print(f"warning: {line}", file=sys.stderr)
 
 
@@ -107,7 +125,7 @@ def _sweep(scenario: Scenario, axes: tuple[Axis, ...], options: Options, directo
     cells = cells_of(len(variants), seeds)
     digest = digest_of(scenario, also=[msgspec.to_builtins(axis) for axis in axes])
     asked = Asked(digest=digest, scenario=scenario, axes=axes, seeds=seeds)
-    store = Cells.of(asked, directory=directory, fresh=options.fresh)
+    store = Cells(resumed(asked, directory=directory, fresh=options.fresh))
     found = {cell: answer for cell in cells if (answer := store.read(cell)) is not None}
     if found and len(found) < len(cells):
         print(f"going on after {len(found)} of {len(cells)} cells, in {store.attempt.path}", file=sys.stderr)
@@ -142,6 +160,37 @@ def _work(
             except KeyboardInterrupt:
                 print(f"{len(found)} of {total} cells are kept; the same command goes on from there", file=sys.stderr)
                 raise
+
+
+# --- tuning ----------------------------------------------------------------------------------------------------------
+
+
+def _tuned(scenario: Scenario, axes: tuple[Axis, ...], options: Options, directory: RunDirectory) -> Tuning:
+    if axes or scenario.seeds > 1:
+        raise UsageError("--tune searches by itself; leave out --vary and --seeds")
+    digest = digest_of(scenario, also="tune")
+    store = Trials(resumed(Asked(digest=digest, scenario=scenario), directory=directory, fresh=options.fresh))
+    known = store.read()
+    if known:
+        print(f"going on after {len(known)} trials, in {store.attempt.path}", file=sys.stderr)
+    workers = _workers(options)
+    with _progress() as progress, contextlib.ExitStack() as stack:
+        task = progress.add_task("tune", total=None, completed=len(known))
+        executor = None
+        if workers > 1:
+            executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=ignore_interrupts)
+            stack.callback(executor.shutdown, wait=True, cancel_futures=True)
+
+        def observe(trial: Trial) -> None:
+            store.keep(trial)
+            progress.advance(task)
+
+        report = tuned(scenario, executor=executor, known=known, observe=observe)
+    made = Tuning(scenario=scenario.name, digest=digest, policy=scenario.policy.name, report=report)
+    return store.finish(made)
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
 
 
 def _progress() -> Progress:

@@ -1,4 +1,4 @@
-"""Simulations and sweeps, drawn for people from what programs read."""
+"""Simulations, sweeps and searches, drawn for people from what programs read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from myriarch.cli.report_words import Language
 from myriarch.cli.simulate_words import metric, term
 from myriarch.cli.waterfall import draws, show_factors, show_waterfall
 from myriarch.simulate.scenario_answer import Answer, Bill, JobsOf, JobsPart
+from myriarch.simulate.scenario_tuning import Tuning
 from myriarch.simulate.sweep import Sweep, Variant
 from myriarch.simulate.sweep_statistics import Estimate
 from myriarch.units import format_rate, format_s
@@ -131,6 +132,11 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
                     yield term(name, language), f"{count:,}"
             if found.lost_hours:
                 yield term("lost", language), f"{found.lost_hours:,.1f}"
+    if answer.faults is not None:
+        courses = ", ".join(
+            f"{count:,} {course.replace('_', ' ')}" for course, count in answer.faults.by_course.items()
+        )
+        yield term("faults", language), f"{answer.faults.breakdowns:,}" + (f": {courses}" if courses else "")
     yield from _bill(answer.bill, language)
 
 
@@ -217,6 +223,39 @@ def _estimate(name: str, found: Estimate | None, *, signed: bool = False) -> str
         return plus + short_s(mean) + ("" if half is None else f" ± {short_s(half)}")
     digits = "{:,.0f}" if abs(mean) >= 1000 else "{:,.3g}"
     return plus + digits.format(mean) + ("" if half is None else f" ± {digits.format(half)}")
+
+
+# --- tuning ----------------------------------------------------------------------------------------------------------
+
+
+def show_tuning(made: Tuning, *, language: Language = "en", console: Console | None = None) -> None:
+    """What the search found, and whether the held-out weeks bear it out."""
+    console = _ready(console)
+    report = made.report
+    head = f"{made.scenario}: {made.policy}, {report.tried} {term('settings', language)}, {report.trials} "
+    console.print(head + term("trials", language), style="bold")
+    verdict = term("use" if report.recommended else "keep", language)
+    console.print(f"{verdict}: {report.reason}", style="green" if report.recommended else "yellow", soft_wrap=True)
+    console.print()
+    table = Table(box=None, padding=(0, 1))
+    table.add_column(term("parameter", language))
+    for name in ("present", "found"):
+        table.add_column(term(name, language), justify="right")
+    for path, value in report.found.items():
+        table.add_row(path, str(report.present[path]), str(value), style="" if value != report.present[path] else "dim")
+    console.print(table)
+    console.print()
+    weeks = Table(box=None, padding=(0, 1))
+    weeks.add_column(term("held_out", language))
+    for name in ("present", "found", "gain"):
+        weeks.add_column(term(name, language), justify="right")
+    for name, (before, after) in report.by_week.items():
+        weeks.add_row(name, short_s(before), short_s(after), f"{1 - after / before:+.1%}")
+    console.print(weeks)
+    past = report.past
+    console.print(f"{term('past', language)}: {past.saved:+.1%} ({past.weeks})", style="dim")
+    for file, path in made.files.items():
+        console.print(f"{file}: {path}", style="dim", soft_wrap=True)
 
 
 def short_s(seconds: float) -> str:

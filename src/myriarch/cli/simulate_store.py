@@ -6,6 +6,7 @@ simulation that was stopped, and no verb reads it. Every file appears whole or n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from myriarch.run.ledger_store import LedgerStore
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
 from myriarch.simulate.scenario_play import Played
+from myriarch.simulate.scenario_tuning import Tuning
 from myriarch.simulate.sweep import Axis, Cell, Sweep
+from myriarch.simulate.tuning import Trial
 from myriarch.simulate.world import Simulation
 
 
@@ -76,23 +79,52 @@ def whole(path: Path, write: Callable[[Path], None]) -> None:
     temporary.replace(path)
 
 
-class Cells:
-    """The answers of a sweep that are there, in the folder of the newest launch that asked the same."""
+def resumed(asked: Asked, *, directory: RunDirectory, fresh: bool) -> Attempt:
+    """The newest simulation that asked the same, to go on with it; a new one where there is none, or `fresh`."""
+    for attempt in reversed(directory.simulations()):
+        if not fresh and _digest(attempt) == asked.digest:
+            return attempt
+    attempt = directory.new_simulation()
+    with writing(directory.path):
+        write_json(attempt.scenario, asked)
+    return attempt
+
+
+class Trials:
+    """The trials of a search, a line each, as they become known: a torn last line is what a writer was at."""
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
 
-    @classmethod
-    def of(cls, asked: Asked, *, directory: RunDirectory, fresh: bool) -> Cells:
-        """Those that were kept before; `fresh`: none of them."""
-        for attempt in reversed(directory.simulations()):
-            if not fresh and _digest(attempt) == asked.digest:
-                return cls(attempt)
-        attempt = directory.new_simulation()
-        with writing(directory.path):
-            attempt.cells.mkdir()
-            write_json(attempt.scenario, asked)
-        return cls(attempt)
+    def read(self) -> list[Trial]:
+        """Those that were kept before."""
+        if not self.attempt.trials.is_file():
+            return []
+        found: list[Trial] = []
+        for line in self.attempt.trials.read_bytes().splitlines():
+            with contextlib.suppress(msgspec.DecodeError):
+                found.append(msgspec.json.decode(line, type=Trial))
+        return found
+
+    def keep(self, trial: Trial) -> None:
+        """One more."""
+        with writing(self.attempt.path), self.attempt.trials.open("ab") as file:
+            file.write(msgspec.json.encode(trial) + b"\n")
+
+    def finish(self, tuning: Tuning) -> Tuning:
+        """The search is over."""
+        files = {"folder": str(self.attempt.path), "trials": str(self.attempt.trials)}
+        done = msgspec.structs.replace(tuning, files=files)
+        with writing(self.attempt.path):
+            write_json(self.attempt.tuning, done)
+        return done
+
+
+class Cells:
+    """The answers of a sweep that are there."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
 
     def read(self, cell: Cell) -> Answer | None:
         """A cell's answer, if it is there and whole."""

@@ -8,6 +8,7 @@
 <output>/<run name>/attempts/0002/           one simulation; that of a run has the journal and ledger of one, too
     scenario.json simulation.json jobs.csv            simulation.json is written last
     scenario.json cells/<variant>-<seed>.json sweep.json            of a sweep; sweep.json is written last
+    scenario.json trials.jsonl tuning.json                          of a search; tuning.json is written last
 """
 
 from __future__ import annotations
@@ -107,11 +108,13 @@ class Attempt:
         self.jobs = path / "jobs.csv"
         self.cells = path / "cells"
         self.sweep = path / "sweep.json"
+        self.trials = path / "trials.jsonl"
+        self.tuning = path / "tuning.json"
 
     @property
     def evidence(self) -> Path | None:
         """The file that says what came of it; None: it has hardly begun."""
-        return next((path for path in (self.journal, self.simulation, self.sweep) if path.is_file()), None)
+        return next((path for path in (self.journal, self.simulation, self.sweep, self.tuning) if path.is_file()), None)
 
     @property
     def run_name(self) -> str:

@@ -239,6 +239,19 @@ class RunTiming(Spec, frozen=True, kw_only=True):
     """From the start of the run until agents join."""
 
 
+class TuningPlan(Spec, frozen=True, kw_only=True):
+    """How `--tune` searches."""
+
+    week_s: Positive = 604_800.0
+    """Length of the periods that the workload is cut into."""
+    past: Fraction = 0.6
+    """Of them: what is searched; the others prove."""
+    candidates: Annotated[int, Meta(ge=2)] = 27
+    """Settings that are drawn."""
+    refinements: Annotated[int, Meta(ge=0)] = 9
+    """Further ones around the best."""
+
+
 class Scenario(Spec, frozen=True, kw_only=True):
     """A question to the simulator."""
 
@@ -256,6 +269,8 @@ class Scenario(Spec, frozen=True, kw_only=True):
     faults: FaultModel | None = None
     """None: nothing goes wrong."""
     power: Grid | None = None
+    tuning: TuningPlan | None = None
+    """Of `--tune`. None: weeks, six of ten of them to search."""
     until_s: Positive | None = None
     """What has not ended by then is counted as it stands. None: until all jobs ended."""
     seed: Seed = 0

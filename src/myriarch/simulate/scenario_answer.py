@@ -14,6 +14,7 @@ from myriarch.account.factors import Factors
 from myriarch.event.base import Value
 from myriarch.event.spans import Leaf
 from myriarch.simulate.cluster_outcome import ClusterSummary
+from myriarch.simulate.scenario_faults import FaultIntake
 from myriarch.simulate.scenario_jobs import Intake
 
 SCHEMA: Final = "myriarch.simulate/1"
@@ -133,6 +134,8 @@ class Answer(Value, frozen=True, kw_only=True):
     """Of all devices, used or not."""
     jobs: JobsPart | None = None
     intake: Intake | None = None
+    faults: FaultIntake | None = None
+    """None: nothing goes wrong, or the run file says what."""
     run: RunPart | None = None
     notes: tuple[str, ...] = ()
     """What a reader of the numbers has to know."""

@@ -18,7 +18,6 @@ from myriarch.errors import SpecError
 from myriarch.event.ids import PoolId
 from myriarch.event.spans import LEAVES
 from myriarch.schedule.layout import PoolLayout, layout_of
-from myriarch.simulate.breakdowns import Breakdown
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.cluster_outcome import Group
 from myriarch.simulate.queueing import Task
@@ -26,7 +25,7 @@ from myriarch.simulate.scenario import Scenario, Workload
 from myriarch.simulate.scenario_answer import REFUSED_SHOWN, Answer, JobsOf, JobsPart, PoolPart, Refused
 from myriarch.simulate.scenario_bill import Bills, Stints
 from myriarch.simulate.scenario_digest import digest_of
-from myriarch.simulate.scenario_faults import breakdowns_of
+from myriarch.simulate.scenario_faults import Faulty, breakdowns_of
 from myriarch.simulate.scenario_jobs import tasks_for
 from myriarch.simulate.scenario_policy import Setting, scheduler_of
 from myriarch.simulate.scenario_power import hours_of, meter_of
@@ -42,25 +41,20 @@ class ClusterRun:
     """What came of the jobs. Constructing it simulates."""
 
     def __init__(self, scenario: Scenario) -> None:
-        workload, fleet = scenario.workload, scenario.fleet
-        if workload is None or not isinstance(fleet, Fleet):
-            raise SpecError("a scenario of jobs has a workload and a fleet", source=scenario.name)
+        workload, fleet = scenario.workload, _fleet(scenario)
+        if workload is None:
+            raise SpecError("a scenario of jobs has a workload", source=scenario.name, path="workload")
         self.scenario, self.workload, self.fleet = scenario, workload, fleet
         self.by_number = scenario.placement == "numbers"
         self.taken = tasks_for(workload, devices=sum(pool.devices for pool in fleet.pools), seed=scenario.seed)
         tasks = self.taken.tasks
-        setting = Setting(
-            pools=[_layout(pool) for pool in fleet.pools],
-            by_number=self.by_number,
-            accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
-            spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
-        )
+        setting = setting_for(scenario, tasks)
         stints = Stints(tasks, pools=[pool.name for pool in fleet.pools])
-        self.breakdowns = self._drawn(setting)
+        self.faulty = faults_for(scenario, tasks)
         self.outcome = simulate_cluster(
             tasks,
             scheduler_of(scenario.policy, setting),
-            breakdowns=self.breakdowns,
+            breakdowns=() if self.faulty is None else self.faulty.breakdowns,
             until_s=scenario.until_s,
             detect_s=0.0 if scenario.faults is None else scenario.faults.detect_s,
             observe=stints.observe,
@@ -71,13 +65,6 @@ class ClusterRun:
             stints,
             meters={pool.name: meter_of(pool, fleet=fleet, grid=scenario.power, hours=hours) for pool in fleet.pools},
         )
-
-    def _drawn(self, setting: Setting) -> tuple[Breakdown, ...]:
-        faults = self.scenario.faults
-        if faults is None:
-            return ()
-        until_s = self.scenario.until_s or _horizon_s(self.taken.tasks, setting.devices)
-        return breakdowns_of(faults, self.fleet.pools, setting.pools, until_s=until_s, seed=self.scenario.seed)
 
     @property
     def ledger(self) -> Ledger:
@@ -118,6 +105,7 @@ class ClusterRun:
             ),
             jobs=self._jobs(),
             intake=self.taken.intake,
+            faults=None if self.faulty is None else self.faulty.intake,
             notes=tuple(self._notes(effective)),
         )
 
@@ -201,6 +189,33 @@ def _known(value: float) -> float | str:
 
 def _owned(pool: Pool) -> int:
     return (pool.nodes + pool.spares) * pool.devices_per_node
+
+
+def setting_for(scenario: Scenario, tasks: Sequence[Task]) -> Setting:
+    """What a scheduler is made for."""
+    fleet = _fleet(scenario)
+    return Setting(
+        pools=[_layout(pool) for pool in fleet.pools],
+        by_number=scenario.placement == "numbers",
+        accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
+        spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
+    )
+
+
+def faults_for(scenario: Scenario, tasks: Sequence[Task]) -> Faulty | None:
+    """What goes wrong while these jobs are there; None: nothing."""
+    if scenario.faults is None:
+        return None
+    fleet = _fleet(scenario)
+    until_s = scenario.until_s or _horizon_s(tasks, sum(pool.devices for pool in fleet.pools))
+    layouts = [_layout(pool) for pool in fleet.pools]
+    return breakdowns_of(scenario.faults, fleet.pools, layouts, until_s=until_s, seed=scenario.seed)
+
+
+def _fleet(scenario: Scenario) -> Fleet:
+    if not isinstance(scenario.fleet, Fleet):
+        raise SpecError("a scenario of jobs has a fleet", source=scenario.name, path="fleet")
+    return scenario.fleet
 
 
 def _layout(pool: Pool) -> PoolLayout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,17 +12,48 @@ import msgspec
 from myriarch.cost.failures import DEFAULT_PER_NODE_DAY
 from myriarch.cost.spares import DEFAULT_REPAIR_SHARE
 from myriarch.errors import SpecError, UsageError
+from myriarch.event.base import Value
 from myriarch.schedule.layout import PoolLayout
 from myriarch.simulate.breakdowns import Breakdown
 from myriarch.simulate.rates import FAIL_SLOW, HARDWARE, ROW, SWITCH, Cause, FaultRates, like_lanl, maintenance, plain
 from myriarch.simulate.rates_draw import draw
+from myriarch.simulate.rates_log import BreakdownLog, LogProblem, read_breakdowns
 from myriarch.simulate.rates_published import published
 from myriarch.simulate.scenario import FaultModel
 from myriarch.spec.fleet import Pool
 
-COLUMNS: Final = ("at_s", "pool", "node", "cause", "course", "duration_s", "factor", "announced_s")
-"""Of a log; the last three may be missing or empty."""
-NUMBERS: Final = ("at_s", "duration_s", "factor", "announced_s")
+PROBLEMS_SHOWN: Final = 20
+"""Lines of a log that are told one by one; all are counted."""
+
+
+class FaultIntake(Value, frozen=True, kw_only=True):
+    """What goes wrong, as it came in."""
+
+    source: str
+    """The published source, the log, or `rates`."""
+    breakdowns: int
+    by_course: dict[str, int]
+    problems: dict[str, int] = msgspec.field(default_factory=dict)
+    """Lines of the log that gave no breakdown, by kind."""
+    examples: tuple[LogProblem, ...] = ()
+    """The first of them."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is to be told about lines that gave no breakdown."""
+        total = sum(self.problems.values())
+        if not total:
+            return ()
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.problems.items()))
+        first = self.examples[0]
+        return (f"{self.source}: {total:,} lines gave no breakdown: {kinds}; first: line {first.line}: {first.text}",)
+
+
+class Faulty(Value, frozen=True, kw_only=True):
+    """Breakdowns by time."""
+
+    breakdowns: tuple[Breakdown, ...]
+    intake: FaultIntake
 
 
 def breakdowns_of(
@@ -33,15 +64,29 @@ def breakdowns_of(
     until_s: float,
     seed: int,
     job_devices: int | None = None,
-) -> tuple[Breakdown, ...]:
-    """All of them before `until_s`, by time. job_devices: of the one job that has all devices; its rates may grow."""
+) -> Faulty:
+    """All of them before `until_s`. job_devices: of the one job that has all devices; its rates may grow with it."""
     if faults.log:
-        return tuple(one for one in read_log(Path(faults.log)) if one.at_s < until_s)
-    found: list[Breakdown] = []
-    for pool, layout in zip(pools, layouts, strict=True):
-        found += draw(rates_of(faults, pool), [layout], until_s=until_s, seed=seed, job_devices=job_devices)
+        log = _read(Path(faults.log), {layout.name: layout.nodes for layout in layouts})
+        found = [one for one in log.breakdowns if one.at_s < until_s]
+        problems, examples = log.problem_counts, log.problems[:PROBLEMS_SHOWN]
+    else:
+        found, problems, examples = [], {}, ()
+        for pool, layout in zip(pools, layouts, strict=True):
+            found += draw(rates_of(faults, pool), [layout], until_s=until_s, seed=seed, job_devices=job_devices)
     order = {pool.name: number for number, pool in enumerate(pools)}
-    return tuple(sorted(found, key=lambda one: (one.at_s, order[one.pool], one.node)))
+    found.sort(key=lambda one: (one.at_s, order[one.pool], one.node))
+    courses = Counter(one.course for one in found)
+    return Faulty(
+        breakdowns=tuple(found),
+        intake=FaultIntake(
+            source=faults.log or faults.source or "rates",
+            breakdowns=len(found),
+            by_course=dict(sorted(courses.items())),
+            problems=problems,
+            examples=examples,
+        ),
+    )
 
 
 def rates_of(faults: FaultModel, pool: Pool) -> FaultRates:
@@ -84,31 +129,11 @@ def _further(faults: FaultModel) -> Iterable[Cause]:
         yield maintenance(every_s=upkeep.every_s, duration_s=upkeep.duration_s, announced_s=upkeep.announced_s)
 
 
-# --- a log -----------------------------------------------------------------------------------------------------------
-
-
-def read_log(path: Path) -> tuple[Breakdown, ...]:
-    """The breakdowns of a CSV file, by time. Raises SpecError with the line, UsageError for a file that is none."""
+def _read(path: Path, nodes: Mapping[str, int]) -> BreakdownLog:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in COLUMNS[:5] if name not in (rows.fieldnames or ())]
-            if missing:
-                hint = f"the first line names the columns: {','.join(COLUMNS)}"
-                raise SpecError(f"lacks `{'`, `'.join(missing)}`", source=str(path), hint=hint)
-            found = [_breakdown(row, f"{path}:{rows.line_num}") for row in rows]
+            return read_breakdowns(file, nodes=nodes)
+    except SpecError as error:
+        raise SpecError(error.message, source=str(path), hint=error.hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint="name a CSV file of breakdowns") from None
-    return tuple(sorted(found, key=lambda one: one.at_s))
-
-
-def _breakdown(row: Mapping[str, str], where: str) -> Breakdown:
-    said = {name: row[name].strip() for name in COLUMNS if (row.get(name) or "").strip()}
-    try:
-        content = {name: float(text) if name in NUMBERS else text for name, text in said.items()}
-        made = msgspec.convert({**content, "node": int(said["node"])}, Breakdown)
-    except (ValueError, KeyError, msgspec.ValidationError) as error:
-        raise SpecError(f"is no breakdown: {error}", source=where, hint="see docs/simulation.md, faults") from None
-    if not (made.at_s >= 0 and made.duration_s >= 0 and 0 < made.factor <= 1 and made.announced_s >= 0):
-        raise SpecError("has a time below zero, or a factor that is no share", source=where, hint="use times from 0")
-    return made

@@ -119,9 +119,14 @@ class _Crew:
         return index, done.answer
 
 
+def ignore_interrupts() -> None:
+    """Ctrl-C goes to every process of a terminal; the parent alone takes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _worker(pipe: Connection) -> None:
     """The main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     from myriarch.simulate.scenario_play import play
 
     while True:

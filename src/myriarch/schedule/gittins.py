@@ -110,25 +110,29 @@ def index_s(mass: Floats) -> Floats:
     At the begin of bin k those of bins k and later are left; run until the end of bin b it costs the sum over bins of
     (probability that it is still there) x (the bin's length), bins counted where their jobs are taken to end.
     """
-    alive = np.cumsum(mass[::-1])[::-1]
-    steps_s = np.diff(MIDDLES_S, prepend=0.0)
-    cost_s = np.cumsum(alive * steps_s)
-    before_s = np.concatenate(([0.0], cost_s[:-1]))
-    done = np.cumsum(mass)
-    before = np.concatenate(([0.0], done[:-1]))
-    spent_s = cost_s[None, :] - before_s[:, None]
-    ended = done[None, :] - before[:, None]
-    ratio = np.where(ended > LEAST_MASS, spent_s / np.maximum(ended, LEAST_MASS), math.inf)
-    ratio[np.tril_indices(BINS, -1)] = math.inf
+    alive = mass[::-1].cumsum()[::-1]
+    cost_s, done = np.zeros(BINS + 1), np.zeros(BINS + 1)
+    np.cumsum(alive * _STEPS_S, out=cost_s[1:])
+    np.cumsum(mass, out=done[1:])
+    ended = np.maximum(done[1:] - done[:-1, None], LEAST_MASS)
+    ratio = (cost_s[1:] - cost_s[:-1, None]) / ended + _BELOW
     found: Floats = ratio.min(axis=1)
-    found[alive <= LEAST_MASS] = MIDDLES_S[alive <= LEAST_MASS]  # older than any: as long again
+    gone = alive <= LEAST_MASS
+    found[gone] = MIDDLES_S[gone]  # older than any: as long again
     return found
+
+
+_STEPS_S: Final = np.diff(MIDDLES_S, prepend=0.0)
+_BELOW: Final = np.where(np.tri(BINS, k=-1, dtype=np.bool_), math.inf, 0.0)
+"""An end before the age is none."""
 
 
 def expected_left_s(mass: Floats) -> Floats:
     """What is left on average, by the bin of the age. Float64 [BINS]."""
-    alive = np.cumsum(mass[::-1])[::-1]
-    ahead_s = np.cumsum((mass * MIDDLES_S)[::-1])[::-1]
-    ages_s = np.concatenate(([0.0], EDGES_S[1:-1]))
-    left_s: Floats = np.where(alive > LEAST_MASS, ahead_s / np.maximum(alive, LEAST_MASS) - ages_s, MIDDLES_S)
+    alive = mass[::-1].cumsum()[::-1]
+    ahead_s = (mass * MIDDLES_S)[::-1].cumsum()[::-1]
+    left_s: Floats = np.where(alive > LEAST_MASS, ahead_s / np.maximum(alive, LEAST_MASS) - _AGES_S, MIDDLES_S)
     return np.maximum(left_s, 1.0)
+
+
+_AGES_S: Final = np.concatenate(([0.0], EDGES_S[1:-1]))

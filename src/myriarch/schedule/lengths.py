@@ -10,6 +10,7 @@ weight off all before it. Nothing runs past its estimate, so what lies beyond it
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Hashable
 from typing import Final, final
 
@@ -28,6 +29,7 @@ OCTAVES: Final = 25
 BINS: Final = 2 * OCTAVES
 EDGES_S: Final[Floats] = 2.0 ** (np.arange(BINS + 1) / 2.0)
 EDGES_S.setflags(write=False)
+_EDGES_S: Final[list[float]] = EDGES_S.tolist()
 MIDDLES_S: Final[Floats] = np.sqrt(EDGES_S[:-1] * EDGES_S[1:])
 MIDDLES_S.setflags(write=False)
 """Where a bin's jobs are taken to end."""
@@ -40,7 +42,7 @@ the first third of Philly and Mira and on a synthetic workload; it changes littl
 
 def bin_of(run_s: float) -> int:
     """The bin of a run time."""
-    return min(max(int(np.searchsorted(EDGES_S, run_s, side="right")) - 1, 0), BINS - 1)
+    return min(max(bisect.bisect_right(_EDGES_S, run_s) - 1, 0), BINS - 1)
 
 
 def of_history(job: Job) -> tuple[Hashable, ...]:

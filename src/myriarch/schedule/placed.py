@@ -93,6 +93,10 @@ class Placed:
             self._ways.append((job.within, tuple(_Way(nodes, *nodes.pool.gang(job.devices)) for nodes in able)))
         return shape
 
+    def ways(self, job: Job) -> tuple[_Way, ...]:
+        """How it would lie in each pool that will do, in the order in which they are tried."""
+        return self._ways[self.shape(job)][1]
+
     def place(self, job: Job, *, now_s: float, hold: Hold | None = None) -> Placement | None:
         """Nodes for it, in the first pool that has them."""
         within, ways = self._ways[self.shape(job)]

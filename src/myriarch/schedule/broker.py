@@ -79,11 +79,11 @@ def _matching(
     method: Literal["batch", "arrival"],
     notes: Sequence[str],
 ) -> Matching:
-    book = Book(market)
+    book, alone = Book(market), Book(market)
     for choice in chosen.values():
         book.take(choice)
     book.check()
-    decisions = tuple(_decision(name, part, chosen.get(name), book, market) for name, part in menus.items())
+    decisions = tuple(_decision(name, part, chosen.get(name), book, alone, market) for name, part in menus.items())
     awards = [decision.award for decision in decisions if decision.award is not None]
     return Matching(
         currency=market.currency,
@@ -100,11 +100,13 @@ def _matching(
     )
 
 
-def _decision(name: str, menus: Sequence[Menu], choice: Choice | None, book: Book, market: Market) -> Decision:
-    """With the job's own place free again, so that every pool is asked on equal terms."""
+def _decision(
+    name: str, menus: Sequence[Menu], choice: Choice | None, book: Book, alone: Book, market: Market
+) -> Decision:
+    """With the job's own place free again, so that every pool is asked on equal terms. In `alone` all is free."""
     if choice is not None:
         book.give(choice)
-    quotes = sorted((_quote(menu, choice, book, market) for menu in menus), key=_by_usefulness)
+    quotes = sorted((_quote(menu, choice, book, alone, market) for menu in menus), key=_by_usefulness)
     if choice is not None:
         book.take(choice)
     if choice is None:
@@ -130,13 +132,13 @@ def _by_usefulness(quote: Quote) -> tuple[int, float, str]:
     return 2, 0.0, quote.offer
 
 
-def _quote(menu: Menu, choice: Choice | None, book: Book, market: Market) -> Quote:
-    alone = Book(market).cheapest([menu])
+def _quote(menu: Menu, choice: Choice | None, book: Book, empty: Book, market: Market) -> Quote:
+    alone = empty.cheapest([menu])
     free = book.cheapest([menu]) if alone is not None else None
     shown = free or alone
     misses = menu.misses
     if alone is None and not misses:
-        misses = (_over_budget(menu, market),)
+        misses = (_over_budget(menu, empty, market),)
     elif alone is not None and free is None:
         text = f"{_devices(menu)} are free at no time that suits; other jobs have them"
         misses = (Miss(need="taken", wanted=None, had=None, text=text),)
@@ -157,11 +159,11 @@ def _devices(menu: Menu) -> str:
     return f"{menu.request.devices} devices" if menu.request.gang else f"{menu.request.devices} times one device"
 
 
-def _over_budget(menu: Menu, market: Market) -> Miss:
+def _over_budget(menu: Menu, empty: Book, market: Market) -> Miss:
     """A pool that could run it, at no price within the budget, or not all of its tasks."""
     request = menu.request
     unlimited = dataclasses.replace(menu, request=msgspec.structs.replace(request, budget=None))
-    cheapest = Book(market).cheapest([unlimited])
+    cheapest = empty.cheapest([unlimited])
     if cheapest is None or request.budget is None:
         return Miss(need="devices", wanted=None, had=None, text=f"{_devices(menu)} never fit before the horizon")
     text = f"costs {cheapest.billed:.6g} {market.currency} at least; the budget is {request.budget:.6g}"

@@ -187,16 +187,16 @@ def applies(voucher: Voucher, *, request: Request, offer: Offer) -> bool:
 def free_devices(offer: Offer, market: Market) -> Ints:
     """Devices that are free through each whole slot."""
     edges = np.arange(market.slots + 1) * market.slot_s
-    cuts = np.unique(np.array([0.0, *(edge for w in offer.windows for edge in (w.start_s, w.end_s)), edges[-1]]))
-    cuts = np.unique(np.concatenate((cuts[cuts <= edges[-1]], edges)))
-    middles = (cuts[1:] + cuts[:-1]) / 2
-    held = sum(
-        (((window.start_s < middles) & (middles < window.end_s)) * window.devices for window in offer.windows),
-        start=np.zeros(len(middles), dtype=np.int64),
-    )
-    slot = np.searchsorted(edges, middles, side="right") - 1
-    free = np.full(market.slots, np.iinfo(np.int64).max)
-    np.minimum.at(free, slot, held)
+    ends = np.array([(window.start_s, window.end_s, window.devices) for window in offer.windows], dtype=np.float64)
+    starts_s, ends_s, devices = ends.reshape(-1, 3).T
+    cuts = np.unique(np.concatenate((edges, starts_s, ends_s)))
+    change = np.zeros(len(cuts), dtype=np.int64)
+    np.add.at(change, np.searchsorted(cuts, starts_s), devices.astype(np.int64))
+    np.add.at(change, np.searchsorted(cuts, ends_s), -devices.astype(np.int64))
+    held = np.cumsum(change)
+    # Between two cuts the number is one; of a slot, the least of its parts counts.
+    first = np.searchsorted(cuts, edges)
+    free: Ints = np.minimum.reduceat(held[: first[-1]], first[:-1])
     return free
 
 

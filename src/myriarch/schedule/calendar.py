@@ -50,6 +50,23 @@ def instant_s(text: str, *, utc_offset_s: float) -> tuple[float, float]:
     return local_s - offset_s, offset_s
 
 
+def instant_text(epoch_s: float, *, utc_offset_s: float) -> str:
+    """The inverse of `instant_s`, to the second: what a market that opens now writes."""
+    local_s = int(epoch_s + utc_offset_s)
+    days, second = divmod(local_s, int(S_PER_DAY))
+    # Years that begin in March, so that the leap day comes last: 400 of them are 146,097 days.
+    era, of_era = divmod(days + 719468, 146097)
+    year_of_era = (of_era - of_era // 1460 + of_era // 36524 - of_era // 146096) // 365
+    of_year = of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    month = (5 * of_year + 2) // 153
+    day = of_year - (153 * month + 2) // 5 + 1
+    year = year_of_era + 400 * era + (month >= 10)
+    month = month + 3 if month < 10 else month - 9
+    sign, offset = "-" if utc_offset_s < 0 else "+", int(abs(utc_offset_s)) // 60
+    clock = f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
+    return f"{year:04d}-{month:02d}-{day:02d}T{clock}{sign}{offset // 60:02d}:{offset % 60:02d}"
+
+
 def _days(year: int, month: int, day: int) -> int:
     """Days since 1970-01-01 in the Gregorian calendar: years begin in March, so that the leap day comes last."""
     year -= month <= 2

@@ -239,8 +239,29 @@ def match(
 
 @verb
 def simulate(
-    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="A scenario or run file: YAML, JSON or TOML.")],
+    scenario: Annotated[
+        str, typer.Argument(metavar="[SCENARIO]", help="A scenario or run file: YAML, JSON or TOML.")
+    ] = "",
     *,
+    from_live: Annotated[
+        str, typer.Option("--from-live", metavar="RUN", help="Go on from a run's journal instead, and ask what if.")
+    ] = "",
+    kill: Annotated[
+        list[str] | None, typer.Option("--kill", metavar="NODE", help="With --from-live: it dies. Repeatable.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="NODE", help="With --from-live: it goes silent. Repeatable.")
+    ] = None,
+    at_step: Annotated[int | None, typer.Option("--at-step", help="When it does; default: now.")] = None,
+    after_s: Annotated[float | None, typer.Option("--after-s", help="When it does, in seconds.")] = None,
+    faults: Annotated[
+        str, typer.Option("--faults", metavar="RATE", help="With --from-live: failures of a node and day, or `fleet`.")
+    ] = "",
+    repair_s: Annotated[float | None, typer.Option("--repair-s", help="Until a lost node is replaced.")] = None,
+    spares: Annotated[
+        list[str] | None, typer.Option("--spares", metavar="+N", help="With --from-live: more of them, +2 or POOL+2.")
+    ] = None,
+    as_of_step: Annotated[int | None, typer.Option("--as-of-step", help="With --from-live: look back.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds; more than one is a sweep.")] = None,
     vary: Annotated[
         list[str] | None,
@@ -260,7 +281,21 @@ def simulate(
 
     With --vary or several seeds every combination is simulated, on all cores. The same command again goes on where a
     sweep was stopped. `myriarch report` shows what was found before.
+
+    With --from-live a run's journal is replayed, also while it is trained, and virtual time goes on from there: what a
+    fault, a fault rate or more spares would come to.
     """
+    from myriarch.cli.simulate_live import LiveOptions, check_alone, from_live_run
+
+    live = LiveOptions(
+        run=from_live, kill=tuple(kill or ()), stop=tuple(stop or ()), at_step=at_step, after_s=after_s, faults=faults,
+        repair_s=repair_s, spares=tuple(spares or ()), seeds=seeds, as_of_step=as_of_step,
+    )  # fmt: skip
+    check_alone(
+        live, scenario=scenario, sweeps={"--vary": vary, "--workers": workers, "--tune": tune, "--fresh": fresh}
+    )
+    if from_live:
+        return from_live_run(live, json_output=json_output, lang=lang)
     from myriarch.cli import simulate as module
 
     options = module.Options(

@@ -149,6 +149,12 @@ def _tuning() -> dict[str, Any]:
     return msgspec.json.schema(Tuning)
 
 
+def _what_if() -> dict[str, Any]:
+    from myriarch.simulate.from_live import WhatIf
+
+    return msgspec.json.schema(WhatIf)
+
+
 SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fleet": _spec("fleet"),
     "model": _spec("model"),
@@ -171,4 +177,5 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "simulate": _simulate,
     "sweep": _sweep,
     "tuning": _tuning,
+    "what-if": _what_if,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -65,7 +65,19 @@ class LiveOptions:
         return tuple(name for name, value in values.items() if value not in (None, "", ()))
 
 
-def from_live(options: LiveOptions, *, json_output: bool = False, lang: str = "") -> int:
+def check_alone(options: LiveOptions, *, scenario: str, sweeps: Mapping[str, object]) -> None:
+    """Either a scenario or a live run. Raises UsageError for both, none, and options of the other."""
+    if not options.run and not scenario:
+        raise UsageError("nothing to simulate", hint="name a scenario file, or a run with --from-live RUN")
+    if options.run and scenario:
+        raise UsageError(f"`{scenario}` and --from-live {options.run} are two things", hint="leave one of them out")
+    strange = options.given if not options.run else tuple(name for name, value in sweeps.items() if value)
+    if strange:
+        needs = "only with" if not options.run else "not with"
+        raise UsageError(f"{', '.join(strange)}: {needs} --from-live", hint="see `myriarch simulate --help`")
+
+
+def from_live_run(options: LiveOptions, *, json_output: bool = False, lang: str = "") -> int:
     """Answer and print. Raises UsageError for a run or options that make no sense, IntegrityError for a journal that
     this version of Myriarch would not have written."""
     live = read_live(read_records(options.run, as_of_step=options.as_of_step))

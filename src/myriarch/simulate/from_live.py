@@ -12,7 +12,7 @@ mean: right as long as a recovery is over before the next fault, which `overlap`
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -203,12 +203,12 @@ def read_live(records: Sequence[Record]) -> Live:
 def what_if(live: Live, question: Question) -> WhatIf:
     """Answer. Raises SpecError for nodes that are not there, UsageError for a run that has ended."""
     _check(live, question)
-    value = _value_of(live)
     undisturbed, changed = [], []
+    usual, owned = _value_of(live, spares={}), _value_of(live, spares=question.spares)
     for seed in range(question.seeds):
-        undisturbed.append(_Course.of(live, Question(seeds=1), faults=(), seed=seed, value=value))
+        undisturbed.append(_Course.of(live, Question(seeds=1), faults=(), seed=seed, value=usual))
         if not question.nothing:
-            changed.append(_changed(live, question, seed=seed, value=value, base=undisturbed[-1]))
+            changed.append(_changed(live, question, seed=seed, value=owned, base=undisturbed[-1]))
     later = [
         one.end_s - base.end_s
         for one, base in zip(changed, undisturbed, strict=False)
@@ -501,8 +501,8 @@ def _check(live: Live, question: Question) -> None:
             raise SpecError(f"`{pool}` is no pool of the run", path="spares", hint=f"there are: {', '.join(pools)}")
 
 
-def _value_of(live: Live) -> _Value:
-    """By the account's own peaks: declared, else measured."""
+def _value_of(live: Live, *, spares: Mapping[PoolId, int]) -> _Value:
+    """By the account's own peaks, declared or measured, of all devices and of spares that are added."""
     resolved = live.resolved
     history = History.from_records(live.records, ())
     rates = peaks(history)
@@ -511,7 +511,7 @@ def _value_of(live: Live) -> _Value:
         rate = rates[PoolId(pool.name)].rate_flops_per_s
         if rate is None:
             return _Value(0.0, None)
-        peak += rate * (pool.nodes + pool.spares) * pool.devices_per_node
+        peak += rate * (pool.nodes + pool.spares + spares.get(PoolId(pool.name), 0)) * pool.devices_per_node
     tokens = live.view.tokens or resolved.run.batch.sequences * resolved.model.context_tokens
     return _Value(tokens * flops_per_token(resolved.model), peak)
 

@@ -24,6 +24,7 @@ import msgspec
 
 from myriarch.errors import SpecError
 from myriarch.schedule.conservative import Conservative
+from myriarch.schedule.conservative_nodes import ConservativeNodes
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
 from myriarch.schedule.in_order import InOrder
@@ -143,9 +144,7 @@ def _sjbf(policy: Policy, setting: Setting) -> Scheduler:
 
 def _conservative(policy: Policy, setting: Setting) -> Scheduler:
     machine = setting.machine()
-    if not isinstance(machine, Counted):
-        raise SpecError("`conservative` promises numbers of devices", path="policy.name", hint="placement: numbers")
-    return Conservative(machine)
+    return Conservative(machine) if isinstance(machine, Counted) else ConservativeNodes(machine)
 
 
 def _priority(policy: Policy, setting: Setting) -> Scheduler:
@@ -244,7 +243,7 @@ POLICIES: Final[dict[PolicyName, Known]] = {
     "fifo": Known(("order",), _fifo),
     "easy": Known(("order",), _easy),
     "sjbf": Known(("order",), _sjbf),
-    "conservative": Known((), _conservative, ("numbers",)),
+    "conservative": Known((), _conservative),
     "priority": Known(PRIORITY, _priority),
     "preemptive": Known(STOPS, _preemptive, ("nodes",)),
     "fair": Known((*PRIORITY, "margin", *STOPS), _fair, ("nodes",)),

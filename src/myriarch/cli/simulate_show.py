@@ -22,6 +22,9 @@ from myriarch.units import format_rate, format_s
 GROUPS_SHOWN: Final = 12
 """Of more tenants, those with most device-hours; `--json` has them all."""
 REFUSED_SHOWN: Final = 5
+JOB_COLUMNS: Final = (
+    "jobs", "ended", "device_hours", "wait", "wait_p95", "completion", "completion_p95", "slowdown", "late",
+)  # fmt: skip
 SHARES: Final = frozenset(
     {"effective", "availability", "scheduling", "fault_handling", "compute", "utilisation", "fragmented"}
 )
@@ -65,20 +68,18 @@ def _ready(console: Console | None) -> Console:
 
 def _jobs(console: Console, jobs: JobsPart, language: Language) -> None:
     table = Table(box=None, padding=(0, 1))
-    table.add_column("", style="dim")
+    table.add_column("", style="dim", no_wrap=True)
     table.add_column("", no_wrap=True)
-    columns = (
-        "jobs", "ended", "device_hours", "wait", "wait_p95", "completion", "completion_p95", "slowdown", "late",
-    )  # fmt: skip
-    for name in columns:
+    late = jobs.all.summary is not None and jobs.all.summary.deadlines > 0
+    for name in JOB_COLUMNS if late else JOB_COLUMNS[:-1]:
         table.add_column(term(name, language), justify="right", no_wrap=True)
-    table.add_row("", term("all", language), *_cells(jobs.all), style="bold")
+    table.add_row("", term("all", language), *_cells(jobs.all, late=late), style="bold")
     for kind, groups in (("kind", jobs.kinds), ("pool", jobs.pools), ("tenant", jobs.tenants)):
         if len(groups) < 2:
             continue
         largest = sorted(groups, key=lambda name: (-groups[name].held_device_hours, name))[:GROUPS_SHOWN]
         for index, name in enumerate(largest):
-            table.add_row("" if index else term(kind, language), name, *_cells(groups[name]))
+            table.add_row("" if index else term(kind, language), name, *_cells(groups[name], late=late))
         if len(largest) < len(groups):
             table.add_row("", f"... {len(groups) - len(largest)} {term('more', language)}: --json", style="dim")
     console.print(table)
@@ -90,20 +91,21 @@ def _jobs(console: Console, jobs: JobsPart, language: Language) -> None:
         console.print(f"... {rest:,} {term('more', language)}", style="dim")
 
 
-def _cells(of: JobsOf) -> Iterator[str]:
+def _cells(of: JobsOf, *, late: bool) -> Iterator[str]:
     yield f"{of.jobs:,}"
     yield f"{of.ended:,}"
     yield f"{of.held_device_hours:,.0f}"
     found = of.summary
     if found is None:
-        yield from "------"
+        yield from "-" * (len(JOB_COLUMNS) - (3 if late else 4))
         return
     yield short_s(found.wait_s_mean)
     yield short_s(found.wait_s_p95)
     yield short_s(found.completion_s_mean)
     yield short_s(found.completion_s_p95)
     yield f"{found.slowdown_mean:,.2f}"
-    yield f"{found.deadlines_missed:,}/{found.deadlines:,}" if found.deadlines else "-"
+    if late:
+        yield f"{found.deadlines_missed:,}/{found.deadlines:,}" if found.deadlines else "-"
 
 
 def _fleet(console: Console, answer: Answer, language: Language) -> None:

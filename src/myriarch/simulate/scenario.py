@@ -86,6 +86,18 @@ class Trait(Spec, frozen=True, kw_only=True):
     """The deadline is so many estimates after the submission."""
 
 
+class Scaling(Spec, frozen=True, kw_only=True):
+    """How fast jobs get on with other devices than those that their run times are of."""
+
+    reference: str = ""
+    """The pool that run times are of. Empty: the first."""
+    by_pool: dict[str, Positive] = msgspec.field(default_factory=dict)
+    """Speeds of pools, in any unit that all of them share. A pool that is not named: its chip's peak in the job's
+    precision, in FLOP/s."""
+    exponent: Fraction = 1.0
+    """Of the devices: with 1 twice as many take half the time, with 0.8 they take 57 % of it."""
+
+
 class Workload(Spec, frozen=True, kw_only=True):
     """Jobs: of a trace, of a generator, or listed. Exactly one of the three."""
 
@@ -103,6 +115,8 @@ class Workload(Spec, frozen=True, kw_only=True):
     to_s: Positive | None = None
     """Until before this instant of the trace."""
     most_jobs: Count | None = None
+    scaling: Scaling | None = None
+    """None: pools are alike, and a job runs with the devices it asked for."""
     mfu: Fraction | None = None
     """Share of the peak that kept time becomes, in model FLOPs. A scheduler's world does not know it; None: unknown,
     and so is the effective number."""
@@ -124,6 +138,8 @@ class Policy(Spec, frozen=True, kw_only=True):
     name: PolicyName = "easy"
     order: OrderName | None = None
     """Who comes first."""
+    depth: Count | None = None
+    """So many of those who wait are promised a start. None: all."""
     weights: PriorityWeights | None = None
     shares: dict[str, Positive] | None = None
     """Promised shares by tenant, or by `tenant/user`. None: equal shares."""

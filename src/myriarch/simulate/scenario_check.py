@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from myriarch.simulate.rates_published import SOURCES
-from myriarch.simulate.scenario import FaultModel, Generator, Grid, ListedJob, Scenario, Trait, Workload
+from myriarch.simulate.scenario import FaultModel, Generator, Grid, ListedJob, Scaling, Scenario, Trait, Workload
 from myriarch.simulate.scenario_policy import check_policy
 from myriarch.spec.catalogue import catalogue
 from myriarch.spec.consistency import Tell, check_fleet
@@ -57,12 +57,23 @@ def _check_workload(workload: Workload, fleet: Fleet | None, tell: Tell) -> None
         tell("workload.kind", "says what a trace file is, and there is none; remove it")
     if workload.to_s is not None and workload.to_s <= workload.from_s:
         tell("workload.to_s", f"{workload.to_s:g} s is not after from_s, {workload.from_s:g} s")
+    if workload.scaling is not None and fleet is not None:
+        _check_scaling(workload.scaling, fleet, tell)
     if workload.generator is not None:
         _check_generator(workload.generator, tell)
     if workload.jobs:
         _check_listed(workload.jobs, tell)
     for index, trait in enumerate(workload.traits):
         _check_trait(trait, f"workload.traits[{index}]", fleet, tell)
+
+
+def _check_scaling(scaling: Scaling, fleet: Fleet, tell: Tell) -> None:
+    names = [pool.name for pool in fleet.pools]
+    said = {"workload.scaling.reference": scaling.reference} if scaling.reference else {}
+    said |= {f"workload.scaling.by_pool.{name}": name for name in scaling.by_pool}
+    for path, name in said.items():
+        if name not in names:
+            tell(path, f"no pool is called `{name}`;{did_you_mean(name, names)} the fleet has {listed(names)}")
 
 
 def _check_generator(generator: Generator, tell: Tell) -> None:

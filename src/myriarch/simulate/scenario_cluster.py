@@ -29,7 +29,8 @@ from myriarch.simulate.scenario_faults import Faulty, breakdowns_of
 from myriarch.simulate.scenario_jobs import tasks_for
 from myriarch.simulate.scenario_policy import Setting, scheduler_of
 from myriarch.simulate.scenario_power import hours_of, meter_of
-from myriarch.spec.fleet import Chip, Fleet, Pool
+from myriarch.simulate.scenario_speed import peak_of, speeds_of
+from myriarch.spec.fleet import Fleet, Pool
 
 JOB_COLUMNS = (
     "job", "tenant", "kind", "pool", "devices", "submit_s", "start_s", "end_s", "run_s", "held_device_s", "lost_s",
@@ -55,6 +56,7 @@ class ClusterRun:
             tasks,
             scheduler_of(scenario.policy, setting),
             breakdowns=() if self.faulty is None else self.faulty.breakdowns,
+            speeds=setting.speeds,
             until_s=scenario.until_s,
             detect_s=0.0 if scenario.faults is None else scenario.faults.detect_s,
             observe=stints.observe,
@@ -199,6 +201,7 @@ def setting_for(scenario: Scenario, tasks: Sequence[Task]) -> Setting:
         by_number=scenario.placement == "numbers",
         accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
         spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
+        speeds=speeds_of(None if scenario.workload is None else scenario.workload.scaling, fleet),
     )
 
 
@@ -242,7 +245,5 @@ def _effective(ledger: Ledger, fleet: Fleet, workload: Workload) -> tuple[Factor
 
 
 def _peak(pool: Pool) -> Peak:
-    """Of what most training computes in: bf16, or the fastest that the chip has beside FP8 and FP4."""
-    rates = pool.chip.rate_flops_per_s if isinstance(pool.chip, Chip) else {}
-    rate = rates.get("bf16") or max((rates[name] for name in rates if name in ("fp16", "fp32", "fp64")), default=None)
-    return Peak(rate_flops_per_s=rate, source="declared") if rate else Peak()
+    rate = peak_of(pool)
+    return Peak() if rate is None else Peak(rate_flops_per_s=rate, source="declared")

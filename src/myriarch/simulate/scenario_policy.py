@@ -45,6 +45,7 @@ from myriarch.schedule.rankings import (
 )
 from myriarch.schedule.scheduler import Scheduler
 from myriarch.schedule.shares import HALF_LIFE_S, Account, Shares
+from myriarch.schedule.speed import Rigid, Speeds
 from myriarch.schedule.worth import Worth
 from myriarch.simulate.scenario import OrderName, Policy, PolicyName
 from myriarch.spec.consistency import Tell
@@ -72,6 +73,7 @@ class Setting(NamedTuple):
     """Tenants that the workload has, in alphabetical order."""
     spares: Mapping[str, int] = {}
     """Nodes of each pool that are kept back, counted in `pools`."""
+    speeds: Speeds = Rigid()
 
     @property
     def devices(self) -> int:
@@ -107,6 +109,8 @@ def check_policy(policy: Policy, *, by_number: bool, tell: Tell) -> None:
     able = POLICIES[policy.name].placements
     if placing not in able:
         tell("policy.name", f"`{policy.name}` cannot do `placement: {placing}`; use {listed(able)}")
+    if policy.name == "conservative" and policy.depth is not None and by_number:
+        tell("policy.depth", "with `placement: numbers` everybody has a promise; remove it")
 
 
 def given(policy: Policy) -> tuple[str, ...]:
@@ -184,7 +188,7 @@ def _ranked(ranking: Ranking, policy: Policy, setting: Setting) -> Scheduler:
         raise SpecError(f"`{policy.name}` places jobs on nodes", path="placement", hint="placement: nodes")
     worth = {name: getattr(policy, name) for name in WORTH if getattr(policy, name) is not None}
     ranked = {name: getattr(policy, name) for name in RANKED if getattr(policy, name) is not None}
-    return Ranked(machine, ranking, worth=Worth(**worth), **ranked)
+    return Ranked(machine, ranking, worth=Worth(**worth), speeds=setting.speeds, **ranked)
 
 
 def _preemptive(policy: Policy, setting: Setting) -> Scheduler:
@@ -243,7 +247,7 @@ POLICIES: Final[dict[PolicyName, Known]] = {
     "fifo": Known(("order",), _fifo),
     "easy": Known(("order",), _easy),
     "sjbf": Known(("order",), _sjbf),
-    "conservative": Known((), _conservative),
+    "conservative": Known(("depth",), _conservative),
     "priority": Known(PRIORITY, _priority),
     "preemptive": Known(STOPS, _preemptive, ("nodes",)),
     "fair": Known((*PRIORITY, "margin", *STOPS), _fair, ("nodes",)),

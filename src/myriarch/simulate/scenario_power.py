@@ -149,10 +149,9 @@ def drawn(meter: Meter, *, devices: NDArray[np.int64], start_s: Floats, end_s: F
     `busy` False: without a job; their rent is due all the same.
     """
     watts = meter.busy_w if busy else meter.idle_w
-    held_s = end_s - start_s
     rent = None
     if meter.rent_per_device_hour is not None:
-        rent = devices * held_s * (meter.rent_per_device_hour / HOUR_S)
+        rent = devices * (end_s - start_s) * (meter.rent_per_device_hour / HOUR_S)
     if watts is None:
         return Drawn(energy_kwh=None, carbon_kg=None, energy_price=None, rent=rent)
     kwh_per_s = devices * (watts / JOULES_PER_KWH)
@@ -160,4 +159,4 @@ def drawn(meter: Meter, *, devices: NDArray[np.int64], start_s: Floats, end_s: F
     def over(series: Hourly | None) -> Floats | None:
         return None if series is None else kwh_per_s * (series.integral(end_s) - series.integral(start_s))
 
-    return Drawn(energy_kwh=kwh_per_s * held_s, carbon_kg=over(meter.carbon), energy_price=over(meter.price), rent=rent)
+    return Drawn(energy_kwh=over(meter.pue), carbon_kg=over(meter.carbon), energy_price=over(meter.price), rent=rent)

@@ -108,9 +108,11 @@ class Evaluation:
     def __call__(self, setting: Setting, period: Period) -> Score:
         scenario = varied(self.scenario, {path: _text(value) for path, value in setting.items()})
         first_s = period.tasks[0].job.submit_s
+        made_for = setting_for(scenario, period.tasks)
         outcome = simulate_cluster(
             period.tasks,
-            scheduler_of(scenario.policy, setting_for(scenario, period.tasks)),
+            scheduler_of(scenario.policy, made_for),
+            speeds=made_for.speeds,
             breakdowns=[one for one in self.breakdowns if one.at_s - one.announced_s >= first_s],
             detect_s=0.0 if scenario.faults is None else scenario.faults.detect_s,
         )

@@ -107,9 +107,9 @@ class Gain(Value, frozen=True, kw_only=True):
 
     weeks: int
     gain: float
-    gain_low: float
-    gain_high: float
-    """The interval; infinite with one week."""
+    gain_low: float | None
+    gain_high: float | None
+    """The interval; None with one week: nobody knows."""
     harm: float
     """Above 0: the new setting does more harm."""
     confidence: float
@@ -122,7 +122,7 @@ class Gain(Value, frozen=True, kw_only=True):
     @property
     def proven(self) -> bool:
         """Whether the interval lies above zero."""
-        return self.gain_low > 0
+        return self.gain_low is not None and self.gain_low > 0
 
 
 class TuningReport(Value, frozen=True, kw_only=True):
@@ -323,12 +323,12 @@ def _gain(old: Sequence[Score], new: Sequence[Score], *, confidence: float) -> G
     gains = estimate(
         [math.log(one.loss / other.loss) for one, other in zip(old, new, strict=True)], confidence=confidence
     )
-    half = math.inf if gains.half_width is None else gains.half_width
+    half = gains.half_width
     return Gain(
         weeks=len(old),
         gain=gains.mean,
-        gain_low=gains.mean - half,
-        gain_high=gains.mean + half,
+        gain_low=None if half is None else gains.mean - half,
+        gain_high=None if half is None else gains.mean + half,
         harm=sum(math.log(other.harm / one.harm) for one, other in zip(old, new, strict=True)) / len(old),
         confidence=confidence,
     )
@@ -340,7 +340,7 @@ def _verdict(start: Setting, best: Setting, gain: Gain, harm_most: float) -> tup
     interval = (
         f"{gain.saved:.1%} less loss on {gain.weeks} held-out weeks, "
         f"{1 - math.exp(-gain.gain_low):.1%} to {1 - math.exp(-gain.gain_high):.1%} at {gain.confidence:.0%}"
-        if math.isfinite(gain.gain_low)
+        if gain.gain_low is not None and gain.gain_high is not None
         else f"{gain.saved:.1%} less loss on one held-out week, which proves nothing"
     )
     if not gain.proven:

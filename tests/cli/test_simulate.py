@@ -1,0 +1,303 @@
+"""`myriarch simulate`: from a scenario file to tables, JSON and a run directory; sweeps that go on; what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from myriarch.cli import simulate as module
+from myriarch.cli.report import report
+from myriarch.cli.schema import document
+from myriarch.cli.simulate import Options, simulate
+from myriarch.cli.simulate_files import load_scenario
+from myriarch.cli.simulate_words import METRICS as METRIC_WORDS
+from myriarch.cli.simulate_words import TERMS
+from myriarch.errors import EnvironmentFault, MyriarchError, SpecError, UsageError
+from myriarch.run.directory import Attempt, find_attempt
+from myriarch.simulate import sweep_crew
+from myriarch.simulate.scenario_answer import METRICS, Answer
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples" / "simulate").glob("*.yaml"))
+
+SMALL = """
+name: small
+fleet: v100-sxm2-32:16
+workload:
+  mfu: 0.3
+  generator: {name: philly, jobs: 60, load: 1.5}
+  traits: [{preemptible: true, restart_s: 60, saves_every_s: 600, share: 0.5}]
+faults: {per_node_day: 2, repair_s: 1 h, detect_s: 30}
+until_s: 10 d
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a scenario in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path
+
+
+def run(scenario: str = "small.yaml", **options: Any) -> int:
+    return simulate(Options(scenario=scenario, workers=options.pop("workers", 1), **options), json_output=True)
+
+
+def out(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+# --- one scenario ----------------------------------------------------------------------------------------------------
+
+
+def test_json_fits_its_schema_and_is_what_report_opens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    made = json.loads(printed.out)
+    jsonschema.validate(made, document("simulate"))
+    assert sum(made["leaves"].values()) == made["capacity_device_ns"]
+    assert made["effective"] == pytest.approx(made["factors"]["availability"] * made["factors"]["scheduling"]
+        * made["factors"]["fault_handling"] * made["factors"]["compute"])  # fmt: skip
+    attempt = Attempt(Path(made["files"]["folder"]))
+    assert msgspec.json.decode(attempt.simulation.read_bytes(), type=Answer).digest == made["digest"]
+    assert len((folder / made["files"]["jobs"]).read_text().splitlines()) == 61
+    assert report("small", json_output=True) == 0
+    assert out(capsys) == made
+
+
+def test_tables_in_both_languages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for lang, words in (
+        ("en", ("small: easy, 60 jobs, 16 devices", "Effective compute: ", "useful compute", "tenant-0", "energy")),
+        ("zh", ("有效算力", "有用", "租户", "能耗", "利用率")),
+    ):
+        assert simulate(Options(scenario="small.yaml"), lang=lang) == 0
+        shown = capsys.readouterr().out
+        for word in words:
+            assert word in shown or (word == "有用" and "有效计算" in shown), word
+        assert max(map(len, shown.splitlines())) <= 120
+    assert set(METRIC_WORDS) == set(METRICS)
+    for term in (*TERMS.values(), *METRIC_WORDS.values()):
+        assert set(term) == {"en", "zh"}
+        assert all(term.values())
+
+
+def test_equal_under_another_hash_seed(folder: Path) -> None:
+    code = (
+        "import sys; from myriarch.cli import main; sys.argv = ['myriarch', 'simulate', 'small.yaml', '--json']; main()"
+    )
+    seen = []
+    for number in ("1", "2"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": number}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+        made = json.loads(done.stdout)
+        seen.append({key: part for key, part in made.items() if key != "files"})
+    assert seen[0] == seen[1]
+
+
+def test_a_run_file_leaves_a_journal_that_report_opens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(str(ROOT / "examples/two-pools/run.yaml")) == 0
+    made = out(capsys)
+    jsonschema.validate(made, document("simulate"))
+    assert (made["kind"], made["run"]["outcome"], made["run"]["steps_done"]) == ("run", "completed", 120)
+    attempt = find_attempt("two-pools-simulated")
+    assert attempt.journal.is_file()
+    assert report("two-pools-simulated", json_output=True) == 0
+    told = out(capsys)
+    assert told["leaves"] == made["leaves"]
+    assert told["run"]["outcome"] == "completed"
+    assert len(told["incidents"]) == made["run"]["incidents"] == 1
+    with pytest.raises(UsageError, match="is no run"):
+        find_attempt("", launched=True)
+
+
+def test_problems_of_a_trace_are_said_by_kind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ROOT / "tests/data/traces/sample.swf"
+    (folder / "traced.yaml").write_text(f"name: traced\nfleet: v100-sxm2-32:8\nworkload: {{trace: {source}}}\n")
+    assert run("traced.yaml") == 0
+    printed = capsys.readouterr()
+    assert "6 lines gave no job: 1 did not run, 1 missing field" in printed.err
+    assert json.loads(printed.out)["intake"]["problems"]["repeated id"] == 1
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_goes_on_where_it_stopped(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vary = ["policy.name=fifo,las"]
+    worked: list[int] = []
+    original = sweep_crew.answers
+
+    def interrupted(scenarios: Any, *, workers: int) -> Iterator[tuple[int, Answer]]:
+        for index, answer in original(scenarios, workers=workers):
+            worked.append(index)
+            yield index, answer
+            if len(worked) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "answers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(vary=vary, seeds=3)
+    assert "3 of 6 cells are kept; the same command goes on from there" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="there is no run"):
+        find_attempt("small")
+    assert run(vary=vary, seeds=3) == 0
+    printed = capsys.readouterr()
+    assert "going on after 3 of 6 cells" in printed.err
+    assert len(worked) == 6
+    sweep = json.loads(printed.out)
+    jsonschema.validate(sweep, document("sweep"))
+    assert [variant["settings"] for variant in sweep["variants"]] == [{"policy.name": "fifo"}, {"policy.name": "las"}]
+    jct = [variant["metrics"]["completion_s_mean"] for variant in sweep["variants"]]
+    assert all(one["seeds"] == 3 and one["half_width"] > 0 for one in jct)
+    paired = sweep["variants"][1]["against_first"]["completion_s_mean"]
+    assert paired["mean"] == pytest.approx(jct[1]["mean"] - jct[0]["mean"])
+    run(vary=vary, seeds=3)
+    assert out(capsys) == sweep
+    assert len(worked) == 6, "nothing is worked out twice"
+    assert report("small", json_output=True) == 0
+    assert out(capsys) == sweep
+    (folder / "small.yaml").write_text(SMALL.replace("load: 1.5", "load: 1.4"))
+    monkeypatch.setattr(module, "answers", original)
+    run(vary=vary, seeds=1)
+    assert out(capsys)["files"] != sweep["files"], "a changed scenario starts anew"
+
+
+def test_workers_find_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(seeds=2) == 0
+    alone = out(capsys)
+    assert run(seeds=2, workers=2, fresh=True) == 0
+    both = out(capsys)
+    assert alone.pop("files") != both.pop("files")
+    assert alone == both
+
+
+def test_a_worker_that_dies_is_said_and_none_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = load_scenario(folder / "small.yaml")
+    crew = sweep_crew._Crew(1)
+    (process,) = crew._processes.values()
+    process.kill()
+    with pytest.raises(EnvironmentFault, match="died in cell 0"):
+        list(crew.work([scenario]))
+    crew.end()
+    with pytest.raises(ValueError, match="closed"):
+        process.is_alive()
+
+
+def test_a_cell_that_cannot_be_simulated_keeps_its_words(folder: Path) -> None:
+    (folder / "empty.csv").write_text("job,submit_s,wait_s,run_s,req_s,nodes,gpus,procs,gpu_type,user,group,state\n")
+    (folder / "empty.yaml").write_text("name: e\nfleet: v100-sxm2-32:8\nworkload: {trace: empty.csv}\n")
+    scenario = load_scenario(folder / "empty.yaml")
+    with pytest.raises(MyriarchError, match="no job to simulate") as caught:
+        list(sweep_crew.answers([scenario, scenario], workers=2))
+    assert (caught.value.exit_code, caught.value.hint) == (2, "name another file, or a wider window")
+
+
+def test_tune_says_whether_its_gain_is_proven(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = "tuning: {week_s: 1 d, candidates: 2, refinements: 0}\n"
+    (folder / "tuned.yaml").write_text(
+        SMALL.replace("name: small", "name: tuned").replace("jobs: 60", "jobs: 150") + plan
+    )
+    assert run("tuned.yaml", tune=True) == 0
+    tuning = out(capsys)
+    jsonschema.validate(tuning, document("tuning"))
+    assert tuning["policy"] == "easy"
+    trials = tuning["report"]["trials"]
+    assert len(Path(tuning["files"]["trials"]).read_text().splitlines()) == trials
+    assert report("tuned", json_output=False) == 0
+    assert "policy.order" in capsys.readouterr().out
+    assert run("tuned.yaml", tune=True) == 0
+    assert f"going on after {trials} trials" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="searches by itself"):
+        run("tuned.yaml", tune=True, seeds=2)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: x\nworkload: {trace: nowhere.swf}\nfleet: v100-sxm2-32:8", "nowhere.swf` does not exist"),
+        ("name: x\nworkload: {trace: smal.yaml}\nfleet: v100-sxm2-32:8", "did you mean `small.yaml`?"),
+        ("name: x\nworkload: {trace: .}\nfleet: v100-sxm2-32:8", "is a folder"),
+        (
+            "name: x\nfleet: v100-sxm2-32:8\npolicy: {name: easi}",
+            "wrong.yaml:3: policy.name: `easi` is not known",
+        ),
+        ("name: x\nfleet: v100-sxm3:8", "fleet: chip `v100-sxm3` is not in the catalogue"),
+        ("name: x\nfleet: fleet.yaml", "fleet.yaml` does not exist"),
+        ("name: x\nflet: h100-sxm:8", "unknown key; did you mean `fleet`?"),
+        ("name: x\nfleet: v100-sxm2-32:8\nfaults: {log: nope.csv}", "faults.log: "),
+        ("name: x", "asks for nothing"),
+    ],
+)
+def test_wrong_scenarios_are_told_with_their_place(folder: Path, text: str, told: str) -> None:
+    (folder / "wrong.yaml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_scenario(folder / "wrong.yaml")
+    assert told in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert not (folder / "runs").exists()
+
+
+def test_an_empty_trace_leaves_nothing_behind(folder: Path) -> None:
+    (folder / "empty.swf").write_text("; a header\n")
+    (folder / "empty.yaml").write_text("name: e\nfleet: v100-sxm2-32:8\nworkload: {trace: empty.swf, kind: swf}\n")
+    with pytest.raises(SpecError, match="no job to simulate"):
+        run("empty.yaml")
+    assert not list((folder / "runs").glob("*/attempts/*"))
+
+
+def test_a_full_disk_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("myriarch.simulate.scenario_cluster.ClusterRun.write_jobs", full)
+    with pytest.raises(EnvironmentFault, match="No space left"):
+        run()
+    assert not list((folder / "runs").glob("*/attempts/*"))
+
+
+def test_a_name_that_a_real_run_has_is_refused(folder: Path) -> None:
+    attempt = folder / "runs" / "small" / "attempts" / "0001"
+    attempt.mkdir(parents=True)
+    for name in ("launch.json", "journal.jsonl"):
+        (attempt / name).write_text("")
+    with pytest.raises(UsageError, match="launched, not simulated"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seeds": 0}, "--seeds: 0 is none"),
+        ({"vary": ["policy.name"]}, "is no field with values"),
+        ({"vary": ["policy.name=easy,easy"]}, "has a value twice"),
+        ({"vary": ["seed=1", "seed=2"]}, "is varied twice"),
+        ({"seeds": 2, "workers": 0}, "--workers: 0 is none"),
+    ],
+)
+def test_wrong_options(folder: Path, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        run(**options)
+
+
+def test_the_command_as_a_person_types_it(
+    folder: Path, myriarch: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    wrong = myriarch("simulate", "smal.yaml", cwd=folder)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "did you mean `small.yaml`" in wrong.stderr

@@ -38,7 +38,7 @@ class Drain(NamedTuple):
 
 class PoolNodes:
     """Invariant: on every node, free devices and loads sum to what it has, unless it is withdrawn; `_having[n]` is the
-    set of nodes with exactly n free; `_ready_s[n - 1]` says when each node has n free, but for those that are
+    set of nodes with exactly n free, `_nodes_with[n]` its size; `_ready_s[n - 1]` says when each node has n free, but for those that are
     `_stale`. Nodes that are withdrawn or spare have nothing free and nothing on them."""
 
     def __init__(self, pool: PoolLayout) -> None:
@@ -47,6 +47,7 @@ class PoolNodes:
         self._free: NDArray[np.int64] = np.full(pool.nodes, pool.devices_per_node, dtype=np.int64)
         self._having = [0] * (pool.devices_per_node + 1)
         self._having[-1] = (1 << pool.nodes) - 1
+        self._nodes_with = [0] * pool.devices_per_node + [pool.nodes]
         self._ready_s = np.full((pool.devices_per_node, pool.nodes), -np.inf)
         self._loads: list[list[Load]] = [[] for _ in range(pool.nodes)]
         self._stale: set[int] = set()
@@ -101,6 +102,8 @@ class PoolNodes:
         if nodes == 1:
             node = self._fullest(each, spare)
             return None if node is None else (node,)
+        if sum(self._nodes_with[each:]) < nodes:
+            return None
         usable = self._free >= each
         for node, limit in spare.items():
             if limit < each:
@@ -216,6 +219,7 @@ class PoolNodes:
                 assert free + sum(load[2] for load in loads) == self.pool.devices_per_node
                 assert node in self._stale or self._ready_s[:, node].tolist() == self._column(node)
         assert not self._withdrawn & self.spares
+        assert [nodes.bit_count() for nodes in self._having] == self._nodes_with
         assert self.free_devices == int(self._free.sum())
 
     def _fullest(self, each: int, spare: Mapping[int, int]) -> int | None:
@@ -247,9 +251,11 @@ class PoolNodes:
         self.free_devices += self.pool.devices_per_node
 
     def _set_free(self, node: int, free: int) -> None:
-        bit = 1 << node
-        self._having[int(self._free[node])] ^= bit
+        bit, before = 1 << node, int(self._free[node])
+        self._having[before] ^= bit
         self._having[free] ^= bit
+        self._nodes_with[before] -= 1
+        self._nodes_with[free] += 1
         self._free[node] = free
         self._stale.add(node)
 

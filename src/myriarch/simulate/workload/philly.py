@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -32,24 +33,31 @@ class _Entry(msgspec.Struct):
     attempts: list[_Attempt] = []
 
 
+_decoder: Final = msgspec.json.Decoder(_Entry)
+
+
 def read_philly(lines: Iterable[str]) -> Trace:
     """One job per entry: it runs from the first attempt's start to the last one's end, on what the first was given.
 
     Problems are numbered by entry, not by line. Times have no zone and are taken as UTC.
     """
     try:
-        entries = msgspec.json.decode("".join(lines), type=list[_Entry])
-    except msgspec.DecodeError as error:
+        entries = msgspec.json.decode("".join(lines), type=list[msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError) as error:
         raise SpecError(f"not a `cluster_job_log`: {error}", hint="it is one JSON list of jobs") from None
     return collect(_records(entries))
 
 
-def _records(entries: list[_Entry]) -> Iterator[tuple[int, Callable[[], TraceJob]]]:
+def _records(entries: list[msgspec.Raw]) -> Iterator[tuple[int, Callable[[], TraceJob]]]:
     for at, entry in enumerate(entries, start=1):
         yield at, partial(_job, at, entry)
 
 
-def _job(at: int, entry: _Entry) -> TraceJob:
+def _job(at: int, raw: msgspec.Raw) -> TraceJob:
+    try:
+        entry = _decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadLine("not a record", f"entry {at}: {error}") from None
     submit_s = instant_s(entry.submitted_time, "submitted_time")
     attempts = [one for one in entry.attempts if _there(one.start_time) and _there(one.end_time)]
     if not attempts:

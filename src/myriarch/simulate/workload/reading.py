@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from myriarch.errors import SpecError, UsageError
 from myriarch.simulate.workload.philly import read_philly
@@ -20,6 +22,9 @@ from myriarch.simulate.workload.tables import (
 )
 from myriarch.simulate.workload.trace import Trace
 
+GZIP_MAGIC: Final = b"\x1f\x8b"
+HINT: Final = "give a trace file, plain or gzipped"
+
 READERS: Final[dict[str, Callable[[Iterable[str]], Trace]]] = {
     "swf": read_swf,
     "compact": read_compact,
@@ -32,23 +37,41 @@ READERS: Final[dict[str, Callable[[Iterable[str]], Trace]]] = {
 
 
 def read_trace(path: Path, *, kind: str | None = None) -> Trace:
-    """Read a trace file, gzipped or not, of a kind in READERS or of the one that it looks like."""
+    """Read a trace file, gzipped or not, of a kind in READERS or of the one that it looks like.
+
+    Raises UsageError for a file that cannot be read as text, SpecError for one that is no trace of the kind.
+    """
     if kind is not None and kind not in READERS:
         raise SpecError(f"`{kind}` is no kind of trace", hint=f"kinds: {', '.join(READERS)}")
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            lines = list(file)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="give a trace file, plain or gzipped") from None
+    lines = _lines(path)
     try:
         return READERS[kind or recognise(lines)](lines)
     except SpecError as error:
         raise SpecError(error.message, source=str(path), hint=error.hint) from None
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a text in UTF-8, with or without a byte order mark, gzipped or not, whatever it is called."""
+    if path.is_char_device():
+        raise UsageError(f"{path} is a device, and has no end", hint=HINT)
+    try:
+        with path.open("rb") as file:
+            zipped = file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
+            stream = cast(BinaryIO, gzip.GzipFile(fileobj=file) if zipped else file)
+            with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
+                return list(text)
+    except UnicodeDecodeError as error:
+        wrong = error.object[error.start]
+        raise UsageError(f"{path} is no text in UTF-8: there is a byte {wrong:#04x}", hint=HINT) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint=HINT) from None
+
+
 def recognise(lines: list[str]) -> str:
     """The kind that a trace looks like by its first lines."""
     first = next((line.strip() for line in lines if line.strip()), "")
+    if not first:
+        raise SpecError("is empty", hint="give a trace with jobs in it")
     columns = first.split(",")
     if first.startswith(";") or len(first.split()) == 18:
         return "swf"

@@ -9,7 +9,18 @@ from functools import partial
 from typing import Final
 
 from myriarch.errors import SpecError
-from myriarch.simulate.workload.trace import BadLine, Trace, TraceJob, collect, count, made, maybe, number
+from myriarch.simulate.workload.trace import (
+    TEXT_TOLD,
+    BadLine,
+    ProblemKind,
+    Trace,
+    TraceJob,
+    collect,
+    count,
+    made,
+    maybe,
+    number,
+)
 
 Row = Mapping[str, str]
 Parse = Callable[[int, Row], TraceJob]
@@ -62,23 +73,50 @@ def instant_s(text: str | None, name: str) -> float:
         raise BadLine("missing field", f"no `{name}`")
     try:
         instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadLine("not a number", f"`{name}: {text}` is no date") from None
-    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise BadLine("not a number", f"`{name}: {text[:TEXT_TOLD]}` is no date") from None
 
 
 def _read(
     lines: Iterable[str], parse: Parse, *, needed: tuple[str, ...], columns: tuple[str, ...] | None = None
 ) -> Trace:
     rows = csv.DictReader(lines, fieldnames=columns)
-    if missing := [name for name in needed if name not in (rows.fieldnames or ())]:
+    try:
+        found = rows.fieldnames or ()
+    except csv.Error as error:
+        raise SpecError(
+            f"its first line is none of a table: {error}", hint="is it a trace of another format?"
+        ) from None
+    if missing := [name for name in needed if name not in found]:
         raise SpecError(f"the table lacks `{'`, `'.join(missing)}`", hint="is it a trace of another format?")
-    return collect(_numbered(rows, parse))
+    return collect(_numbered(rows, parse, needed))
 
 
-def _numbered(rows: csv.DictReader[str], parse: Parse) -> Iterator[tuple[int, Callable[[], TraceJob]]]:
-    for row in rows:
-        yield rows.line_num, partial(parse, rows.line_num, row)
+def _numbered(
+    rows: csv.DictReader[str], parse: Parse, needed: tuple[str, ...]
+) -> Iterator[tuple[int, Callable[[], TraceJob]]]:  # fmt: skip
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:  # a cell without an end, a NUL
+            yield rows.line_num, partial(_no_job, "not a record", str(error))
+            continue
+        if any("\n" in cell for cell in row.values() if isinstance(cell, str)):
+            why = "a cell goes over several lines: is a quote left open?"
+            yield rows.line_num, partial(_no_job, "not a record", why)
+        elif None in row:
+            yield rows.line_num, partial(_no_job, "not a record", f"{len(row[None])} cells more than columns")
+        elif any(row[name] is None for name in needed):
+            yield rows.line_num, partial(_no_job, "missing field", "fewer cells than columns")
+        else:
+            yield rows.line_num, partial(parse, rows.line_num, row)
+
+
+def _no_job(kind: ProblemKind, why: str) -> TraceJob:
+    raise BadLine(kind, why)
 
 
 def _compact(line: int, row: Row) -> TraceJob:

@@ -11,10 +11,20 @@ import msgspec
 from myriarch.event.base import Value
 
 ProblemKind = Literal[
-    "missing field", "not a number", "negative time", "no devices", "did not run", "repeated id", "not a record",
+    "missing field", "not a number", "out of range", "negative time", "no devices", "did not run", "repeated id",
+    "not a record",
 ]  # fmt: skip
-"""`no devices`: a job of CPUs only. `did not run`: cancelled in the queue, or no end was recorded."""
+"""`out of range`: no time or number of devices that there is, such as milliseconds where seconds belong. `no devices`:
+a job of CPUs only. `did not run`: cancelled in the queue, or no end was recorded. `not a record`: no line of the
+format."""
 
+TIME_MOST_S: Final = 1e11
+"""Three thousand years; the present in milliseconds since 1970 is seventeen times as much."""
+DEVICES_MOST: Final = 10**9
+"""Any scheduler refuses that many with a reason; more is no number of devices."""
+
+TEXT_TOLD: Final = 60
+"""Characters of a wrong field that a problem quotes."""
 PROBLEMS_KEPT: Final = 1000
 """Lines that are reported one by one; all are counted."""
 
@@ -80,7 +90,7 @@ def collect(records: Iterable[tuple[int, Callable[[], TraceJob]]]) -> Trace:
         try:
             job = parse()
             if job.id in seen:
-                raise BadLine("repeated id", f"`{job.id}` was there before")
+                raise BadLine("repeated id", f"`{job.id[:TEXT_TOLD]}` was there before")
         except BadLine as bad:
             counts[bad.kind] += 1
             if len(problems) < PROBLEMS_KEPT:
@@ -113,13 +123,19 @@ def made(
     kind: str = "",
     state: str = "",
 ) -> TraceJob:
-    """A job, if these fields can be one's. Raises BadLine."""
+    """A job, if these fields can be one's. A negative wait or estimate is unknown. Raises BadLine."""
     if not id:
         raise BadLine("missing field", "no id")
     if submit_s < 0:
         raise BadLine("negative time", f"submitted at {submit_s:g} s")
+    times_s = {"submitted at": submit_s, "ran": run_s, "waited": wait_s, "asked for": estimate_s}
+    for what, time_s in times_s.items():
+        if time_s is not None and time_s > TIME_MOST_S:
+            raise BadLine("out of range", f"job {id} {what} {time_s:g} s: is that in seconds?")
     if not devices or devices < 0:
-        raise BadLine("no devices", f"job {id} asks for {devices}")
+        raise BadLine("no devices", f"job {id} asks for {devices or 0:.6g}")
+    if devices > DEVICES_MOST:
+        raise BadLine("out of range", f"job {id} asks for {float(devices):.3g} devices")
     if run_s is None or not run_s > 0:
         raise BadLine("negative time" if run_s is not None and run_s < 0 else "did not run", f"job {id} ran {run_s} s")
     return TraceJob(
@@ -128,8 +144,8 @@ def made(
         submit_s=submit_s,
         run_s=run_s,
         devices=devices,
-        wait_s=wait_s,
-        estimate_s=estimate_s,
+        wait_s=wait_s if wait_s is None or wait_s >= 0 else None,
+        estimate_s=estimate_s if estimate_s is None or estimate_s > 0 else None,
         nodes=nodes,
         chip=chip,
         tenant=tenant,
@@ -152,11 +168,11 @@ def maybe(text: str | None, name: str) -> float | None:
     if text is None or text in ("", "nan", "NaN", "None", "NULL"):
         return None
     try:
-        found = float(text)
+        found = float(text if text.isascii() and "_" not in text else "")  # Python reads 1_0 and digits of all scripts
     except ValueError:
-        raise BadLine("not a number", f"`{name}: {text}`") from None
+        raise BadLine("not a number", f"`{name}: {text[:TEXT_TOLD]}`") from None
     if found != found or found in (float("inf"), float("-inf")):
-        raise BadLine("not a number", f"`{name}: {text}`")
+        raise BadLine("not a number", f"`{name}: {text[:TEXT_TOLD]}`")
     return found
 
 

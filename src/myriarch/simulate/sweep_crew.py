@@ -6,6 +6,7 @@ SIGTERM to their process id if they are in the middle of a cell. A parent that i
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import get_context
@@ -100,8 +101,9 @@ class _Crew:
     def _give(self, pipe: Connection, waiting: Iterator[int], scenarios: Sequence[Scenario]) -> None:
         index = next(waiting, None)
         if index is not None:
-            pipe.send_bytes(msgspec.json.encode(scenarios[index]))
             self._at[pipe] = index
+            with contextlib.suppress(BrokenPipeError):  # a worker that died is found where its answer is awaited
+                pipe.send_bytes(msgspec.json.encode(scenarios[index]))
 
     def _receive(self, pipe: Connection) -> tuple[int, Answer]:
         index = self._at.pop(pipe)

@@ -37,9 +37,9 @@ class Drain(NamedTuple):
 
 
 class PoolNodes:
-    """Invariant: on every node, free devices and loads sum to what it has, unless it is withdrawn; `_having[n]` is the
-    set of nodes with exactly n free, `_nodes_with[n]` its size; `_ready_s[n - 1]` says when each node has n free, but for those that are
-    `_stale`. Nodes that are withdrawn or spare have nothing free and nothing on them."""
+    """Invariant: on every node, free devices and loads sum to what it has, unless it is withdrawn or a spare, with
+    nothing free and nothing on it; `_having[n]` is the set of nodes with exactly n free, `_nodes_with[n]` its size;
+    `_ready_s[n - 1]` says when each node has n free, but for those that are `_stale`."""
 
     def __init__(self, pool: PoolLayout) -> None:
         self.pool = pool

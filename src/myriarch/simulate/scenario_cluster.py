@@ -157,9 +157,9 @@ class ClusterRun:
     def _notes(self, effective: float | None) -> Iterator[str]:
         outcome = self.outcome
         if outcome.columns.refused:
-            yield f"{len(outcome.columns.refused):,} jobs were refused: no pool can ever run them; see `refused`"
+            yield f"jobs refused: {len(outcome.columns.refused):,}; no pool can ever run them, see `refused`"
         if outcome.unfinished:
-            yield f"{outcome.unfinished:,} jobs had not ended when the scenario did; they count in `jobs`, not in means"
+            yield f"jobs that had not ended when the scenario did: {outcome.unfinished:,}; they are in no mean"
         if effective is None and self.workload.mfu is None:
             yield "effective compute is unknown: say what share of the peak kept time becomes, with `workload.mfu`"
 

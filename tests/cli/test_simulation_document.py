@@ -1,0 +1,56 @@
+"""`docs/simulation.md` shows what its commands print: each is run, and compared line by line.
+
+`...` stands for lines that the document leaves out; files and folders are not shown.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from myriarch.cli.app import run
+from myriarch.simulate.scenario_policy import POLICIES
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
+SESSIONS = re.findall(r"^```console\n\$ ([^\n]*)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+def printed(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What a command of the document prints, without trailing spaces and the places of files."""
+    words = shlex.split(command)
+    assert words[0] == "myriarch"
+    arguments = [str(ROOT / word) if word.startswith("examples/") else word for word in words[1:]]
+    assert run(arguments) == 0
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    return [line for line in lines if not re.match(r"(folder|jobs|cells): ", line)]
+
+
+@pytest.mark.parametrize(("command", "shown"), SESSIONS, ids=[command for command, _ in SESSIONS])
+def test_outputs_are_what_the_command_prints(
+    command: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MYRIARCH_LANG", "en")
+    monkeypatch.setattr("myriarch.cli.simulate.os.sched_getaffinity", lambda _: {0})
+    lines = printed(command, capsys)
+    parts = [part.splitlines() for part in re.split(r"^\.\.\.\n", shown, flags=re.MULTILINE)]
+    at = 0
+    for part in parts:
+        while part and lines[at : at + len(part)] != part:
+            at += 1
+            assert at < len(lines), f"not printed any more:\n{chr(10).join(part)}"
+        at += len(part)
+
+
+def test_every_policy_is_in_the_document() -> None:
+    named = re.findall(r"^\| `([a-z]+)` \|", DOCUMENT.partition("### Policies")[2].partition("###")[0], re.MULTILINE)
+    assert set(named) == set(POLICIES)
+
+
+def test_there_is_a_session_of_each_example() -> None:
+    examples = {path.name for path in (ROOT / "examples" / "simulate").glob("*.yaml")}
+    assert examples == {Path(shlex.split(command)[2]).name for command, _ in SESSIONS}

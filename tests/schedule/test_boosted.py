@@ -33,6 +33,7 @@ def test_it_says_what_scikit_learn_says(growth: Growth) -> None:
         max_iter=growth.trees,
         max_leaf_nodes=growth.leaves,
         max_depth=growth.depth,
+        max_bins=growth.bins,
         early_stopping=False,
     ).fit(np.where(np.arange(5) == 4, 0.0, rows), targets)
     expected = theirs.predict(asked)

@@ -36,6 +36,8 @@ class Growth:
     depth: int = 8
     """Bounds the steps of an evaluation; 31 leaves seldom go deeper. scikit-learn has no bound."""
     leaf_rows: int = 20
+    bins: int = 64
+    """Values that a feature is told apart by; scikit-learn's 255 take a third more time and are no better here."""
 
 
 class Forest:
@@ -112,6 +114,7 @@ def grown(rows: Floats, targets: Floats, *, growth: Growth, weights: Floats | No
         max_leaf_nodes=growth.leaves,
         max_depth=growth.depth,
         min_samples_leaf=growth.leaf_rows,
+        max_bins=growth.bins,
         early_stopping=False,
         random_state=SEED,
     )

@@ -1,0 +1,137 @@
+"""Queue waits forecast: calibrated on what was never learnt from, under drift, and blind to the future."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from myriarch.errors import SpecError
+from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.waits import WaitForecast, Waits
+from myriarch.schedule.waits_calibration import STEP, Tracker
+
+FOLDER = Path(__file__).parent.parent / "data" / "schedules"
+
+
+class Played(NamedTuple):
+    job: Job
+    start_s: float
+    run_s: float
+
+
+def schedule(name: str, column: str, count: int) -> list[Played]:
+    with gzip.open(FOLDER / f"{name}.csv.gz", "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))[:count]
+    return [
+        Played(
+            Job(
+                id=JobId(row["id"]),
+                submit_s=float(row["submit"]),
+                devices=int(row["procs"]),
+                estimate_s=float(row["est"]),
+            ),
+            float(row[column]),
+            float(row["run"]),
+        )
+        for row in rows
+    ]
+
+
+def played(waits: Waits, past: Sequence[Played]) -> list[WaitForecast]:
+    """Forecasts at submission."""
+    events = []
+    for index, each in enumerate(past):
+        events += [(each.job.submit_s, 0, index), (each.start_s, 2, index), (each.start_s + each.run_s, 1, index)]
+    found = []
+    for now_s, kind, index in sorted(events):
+        job = past[index].job
+        if kind == 0:
+            found.append(waits.submitted(job, now_s=now_s))
+        elif kind == 1:
+            waits.ended(job, now_s=now_s)
+        else:
+            waits.started(job, now_s=now_s)
+    waits.check()
+    return found
+
+
+def test_lublin_under_easy() -> None:
+    past = schedule("lublin256", "easy", 1600)
+    forecasts = played(Waits(devices=256), past)[800:]
+    wait_s = np.array([each.start_s - each.job.submit_s for each in past])[800:]
+    p50_s, p90_s = np.array([(each.p50_s, each.p90_s) for each in forecasts]).T
+    assert 0.4 <= np.mean(wait_s <= p50_s) <= 0.6
+    assert 0.8 <= np.mean(wait_s <= p90_s) <= 1.0
+    assert np.all(p50_s <= p90_s)
+    constant = np.abs(np.log1p(wait_s) - np.median(np.log1p(wait_s)))
+    assert np.mean(np.abs(np.log1p(wait_s) - np.log1p(p50_s))) < 0.6 * np.mean(constant)
+
+
+def test_nothing_that_is_yet_to_come_is_looked_at() -> None:
+    past = schedule("lublin256", "easy", 400)
+    known_s = past[299].job.submit_s
+    later = [
+        each._replace(start_s=max(each.start_s, known_s + 1.0) * 1.5, run_s=2 * each.run_s)
+        if each.start_s > known_s
+        else each._replace(run_s=2 * each.run_s if each.start_s + each.run_s > known_s else each.run_s)
+        for each in past
+    ]
+    one, two = (played(Waits(devices=256), each) for each in (past, later))
+    assert one[:300] == two[:300]
+    assert one[300:] != two[300:]
+
+
+def test_asking_changes_nothing() -> None:
+    past = schedule("lublin256", "easy", 300)
+    waits = Waits(devices=256, every_s=np.inf)
+    played(waits, past)
+    job = Job(id=JobId("new"), submit_s=1e9, devices=8, estimate_s=3600.0)
+    asked = waits.forecast(job, now_s=1e9)
+    assert asked == waits.forecast(job, now_s=1e9) == waits.submitted(job, now_s=1e9)
+    assert asked.p50_s == asked.work_ahead_s == 0.0, "all is free"
+    waits.dropped(job, now_s=1e9 + 5)
+    waits.check()
+
+
+def test_before_anything_is_known_there_is_the_work_ahead() -> None:
+    waits = Waits(devices=4)
+    first, second, third = (Job(id=JobId(str(index)), submit_s=0.0, devices=4, estimate_s=1000.0) for index in range(3))
+    assert waits.submitted(first, now_s=0.0).p50_s == 0.0
+    waits.started(first, now_s=0.0)
+    waits.submitted(second, now_s=0.0)
+    forecast = waits.submitted(third, now_s=400.0)
+    assert forecast.work_ahead_s == pytest.approx(1600.0)
+    assert forecast.learnt_from == 0
+    assert forecast.p50_s == pytest.approx(1600.0, rel=0.05)
+    assert forecast.p90_s > 2 * forecast.p50_s
+    with pytest.raises(SpecError, match="devices: 0"):
+        Waits(devices=0)
+
+
+@settings(max_examples=30)
+@given(
+    level=st.sampled_from((0.1, 0.5, 0.9)),
+    drift=st.floats(-0.01, 0.01),
+    seed=st.integers(0, 1000),
+)
+def test_offsets_keep_their_level_whatever_comes(level: float, drift: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    tracker = Tracker(level=level, floor=-np.inf)
+    count, covered = 2000, 0
+    for index in range(count):
+        tracker.asked()
+        exceeded = bool(random.normal() + drift * index > tracker.offset)
+        tracker.came_out(exceeded=exceeded)
+        covered += not exceeded
+    # Every step adds STEP * level where exceeded, takes STEP * (1 - level) where not: the sum is the offset.
+    assert covered / count == pytest.approx(level - tracker.offset / (STEP * count), abs=1e-9)
+    assert tracker.open == 0
+    assert abs(covered / count - level) < 0.05 + abs(drift) / STEP

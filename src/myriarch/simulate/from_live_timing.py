@@ -140,6 +140,8 @@ class _Reading:
         self._steps: dict[Step, dict[GroupId, StepCompleted]] = {}
         self._met: dict[tuple[GroupId, Incarnation], list[float]] = {}
         """Seconds of rendezvous of a group's workers, while they come to be ready."""
+        self._rebuilt = False
+        """Whether a worker was started with a state to restore."""
         self._kills: dict[str, float] = {}
 
     def told(self, action: object, at_s: float) -> None:
@@ -238,10 +240,15 @@ class _Reading:
         met.append(parts.get("rendezvous", 0.0) + parts.get("comm_init", 0.0))
         if len(met) == plan.world_size:  # who came last waited for nobody
             self._sample("rendezvous_s", min(met))
-        self._sample("model_build_s", parts.get("model_build", 0.0) + parts.get("data_open", 0.0))
+        fresh = isinstance(plan.restore, Fresh)
+        if not fresh and not self._rebuilt:  # fresh ones also draw initial weights: from now on they do not count
+            self._rebuilt = True
+            self.timing.samples.pop("model_build_s", None)
+        if not (fresh and self._rebuilt):
+            self._sample("model_build_s", parts.get("model_build", 0.0) + parts.get("data_open", 0.0))
         if plan.calibrate:
             self._sample("calibrate_s", parts.get("warm_up", 0.0))
-        if not isinstance(plan.restore, Fresh) and "restore" in parts:
+        if not fresh and "restore" in parts:
             self._restored(parts["restore"], plan)
 
     def _restored(self, duration_s: float, plan: WorkerPlan) -> None:

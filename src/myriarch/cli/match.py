@@ -6,6 +6,9 @@ is shown, each with its price and the parts of it.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -64,7 +67,8 @@ def match(
     if job and job not in names:
         raise UsageError(f"--job: `{job}` is not in `{jobs}`;{did_you_mean(job, names)} name one of its jobs")
     try:
-        matching = solve(wanted, where, method=METHODS[method], time_limit_s=seconds, now_s=time.monotonic)
+        with _solver_talks_on_stderr():
+            matching = solve(wanted, where, method=METHODS[method], time_limit_s=seconds, now_s=time.monotonic)
     except SpecError as error:
         raise SpecError(error.message, source=f"{jobs}, {market}", path=error.path, hint=error.hint) from None
     shown = matching if not job else _only(matching, job)
@@ -75,6 +79,23 @@ def match(
     else:
         show(matching, where, language=choose_language(lang))
     return EXIT_DEGRADED if shown.unplaced else EXIT_OK
+
+
+@contextlib.contextmanager
+def _solver_talks_on_stderr() -> Iterator[None]:
+    """Some versions of HiGHS write lines of their own to descriptor 1, past Python; stdout is for data."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed by whoever started this: nothing can get in
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _read(name: str, kind: type[T]) -> T:

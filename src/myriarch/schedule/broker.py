@@ -37,13 +37,15 @@ def solve(
     method: Literal["batch", "arrival"] = "batch",
     time_limit_s: float = TIME_LIMIT_S,
     now_s: Callable[[], float] = lambda: 0.0,
+    gap: float = 0.0,
 ) -> Matching:
     """Assign jobs to offers.
 
     `expected` says how many device-hours a job takes in a pool: the job's own table, or a planner. Each of the
     program's stages gets what `time_limit_s` leaves by the caller's clock `now_s`; without a clock, each gets all of
-    it. An answer that the limit cut short depends on the machine; all others do not. Raises SpecError, with everything
-    that is wrong, for contradictory input.
+    it. An answer that the limit cut short depends on the machine; all others do not. With a `gap`, a batch that is
+    proven to cost at most this share too much will do; a rolling horizon plans anew anyway. Raises SpecError, with
+    everything that is wrong, for contradictory input.
     """
     check(jobs, market)
     pricing = Pricing(market)
@@ -59,7 +61,7 @@ def solve(
     if method == "batch" and (starts > VARIABLES_LIMIT or entries > RUNS_LIMIT):
         notes.append(f"{starts} possible starts are too many for one program; each job was placed as it came")
     elif method == "batch":
-        batch = best(menus, market, known=chosen, time_limit_s=time_limit_s, now_s=now_s)
+        batch = best(menus, market, known=chosen, time_limit_s=time_limit_s, now_s=now_s, gap=gap)
         chosen = batch.choices
     return _matching(menus, market, chosen, batch, method=method, notes=notes)
 

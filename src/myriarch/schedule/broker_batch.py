@@ -72,11 +72,18 @@ def size(menus: Menus) -> tuple[int, int]:
 
 
 def best(
-    menus: Menus, market: Market, *, known: Mapping[str, Choice], time_limit_s: float, now_s: Callable[[], float]
+    menus: Menus,
+    market: Market,
+    *,
+    known: Mapping[str, Choice],
+    time_limit_s: float,
+    now_s: Callable[[], float],
+    gap: float = 0.0,
 ) -> Batch:
     """The best assignment. `known` is one that is feasible: it is returned where the time brings nothing better.
 
-    `now_s` is a clock of the caller's; this code has none.
+    `now_s` is a clock of the caller's; this code has none. With a `gap`, a price that is proven to be within this share
+    of the least will do; ties are not broken then, and there are no shadow prices.
     """
     ends_s = now_s() + time_limit_s
     program, variables, costs = _program(menus, market)
@@ -92,11 +99,12 @@ def best(
         most = -first.objective
     priced = program.with_costs(costs)
     priced.row([(int(index), float(weights[index])) for index in np.flatnonzero(weights)], low=most - 1e-6)
-    second = priced.minimise(time_limit_s=max(ends_s - now_s(), 0.1))
+    second = priced.minimise(time_limit_s=max(ends_s - now_s(), 0.1), gap=gap)
     if second is None or not (second.optimal or _is_better(second, menus, variables, known)):
         return _unproven(known, bound=None if second is None else second.bound)
-    final = _tie_broken(priced, second, menus, variables, costs, time_limit_s=max(ends_s - now_s(), 0.1))
-    shadows, support = _shadow_prices(priced, second, variables, market)
+    left_s = max(ends_s - now_s(), 0.1)
+    final = second if gap else _tie_broken(priced, second, menus, variables, costs, time_limit_s=left_s)
+    shadows, support = ((), None) if gap else _shadow_prices(priced, second, variables, market)
     return Batch(
         choices=_choices(final.values, menus, variables, Book(market)),
         optimal=second.optimal,

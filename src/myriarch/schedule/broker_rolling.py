@@ -6,8 +6,8 @@
 
 A market is told at every step: what is free now and later by the pools' own forecasts, and the prices of the next
 hours. It opens now. Devices for which the broker's own jobs wait are free in it, since they are what is planned anew.
-Out come `Send` and `Recall`: a job is held back by the broker while it waits for a better price, and waits in the pool's
-own queue while it waits for devices, where it keeps its turn.
+Out come `Send` and `Recall`: a job is held back by the broker while it waits for a better price, and waits in the
+pool's own queue while it waits for devices, where it keeps its turn.
 
 What an hour of waiting is worth follows from one number, `price_per_slowdown`: what a unit of bounded slowdown counts
 for in money. A job of an expected run time r loses 1 / r of it in a second, a short one much and a long one little;
@@ -38,8 +38,11 @@ HOLD_MOST_S: Final = 24 * 3600.0
 """The farthest start that is planned: prices are known a day ahead."""
 MOVE_GAIN: Final = 0.02
 """A job leaves a pool's queue for another pool, and its turn there, only for so much of its price."""
-START_SHARE: Final = 0.25
-"""A plan that begins within this part of a slot begins now."""
+BATCH_MOST: Final = 12
+"""Jobs that are planned together: those of the most device-hours. Each of the others has its own cheapest place beside
+them; they are small, and a program of all of them takes minutes."""
+BATCH_GAP: Final = 0.01
+"""How far from the least price a batch may stay: less than an hour's news changes."""
 
 
 class Send(Value, frozen=True, kw_only=True, tag="send"):
@@ -118,7 +121,14 @@ class Rolling:
 
     def replan(self, market: Market, *, now_s: float) -> tuple[Action, ...]:
         """All that have not started, together."""
-        return self._plan(list(self.open), market, now_s=now_s, method="batch") if self.open else ()
+        bulk = sorted(self.open, key=lambda name: (-_bulk(self.open[name].request), name))
+        large = bulk[:BATCH_MOST]
+        actions: list[Action] = []
+        if large:
+            actions += self._plan(large, market, now_s=now_s, method="batch")
+        for name in bulk[BATCH_MOST:]:
+            actions += self._plan([name], market, now_s=now_s, method="arrival")
+        return tuple(actions)
 
     def retry(self, names: Sequence[str], market: Market, *, now_s: float) -> tuple[Action, ...]:
         """Some of them, each beside the plans of all others: where devices came back unexpectedly."""
@@ -153,7 +163,7 @@ class Rolling:
         others = [job for name, job in self.open.items() if name not in names]
         left = _less(market, others, now_s=now_s)
         wanted = tuple(self._asked(self.open[name], left, in_time=True) for name in names)
-        matching = solve(Jobs(jobs=wanted), left, method=method, time_limit_s=self.solver_limit_s)
+        matching = solve(Jobs(jobs=wanted), left, method=method, time_limit_s=self.solver_limit_s, gap=BATCH_GAP)
         free = {offer.name: free_devices(offer, left) for offer in left.offers}
         actions: list[Action] = []
         for decision in matching.decisions:
@@ -228,6 +238,10 @@ class Rolling:
         job.pool, job.plan = pool, None
         reason = "no pool foresees enough devices for it; it waits for its turn in the largest"
         return [Send(job=job.request.name, pool=pool, at_s=now_s, reason=reason)]
+
+
+def _bulk(request: Request) -> float:
+    return max(request.device_hours.values(), default=0.0)
 
 
 def _most(offer: Offer) -> int:

@@ -110,16 +110,17 @@ class Program:
         """The objective at a point."""
         return float(np.dot(self._costs, values))
 
-    def minimise(self, *, time_limit_s: float = math.inf) -> Solution | None:
+    def minimise(self, *, time_limit_s: float = math.inf, gap: float = 0.0) -> Solution | None:
         """The best point; None where there is none (or, with `optimal` unproven, none was found in the time).
 
-        Exact: HiGHS's own relative gap of 1e-4 is set to nothing. Raises MyriarchError for an unbounded program.
+        Exact: HiGHS's own relative gap of 1e-4 is set to `gap`, nothing if not said otherwise. Raises MyriarchError for
+        an unbounded program.
         """
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         if not self._costs:
             return Solution(values=np.zeros(0), objective=0.0, bound=0.0, optimal=True)
-        options: dict[str, float] = {"mip_rel_gap": 0.0}
+        options: dict[str, float] = {"mip_rel_gap": gap}
         if math.isfinite(time_limit_s):
             options["time_limit"] = time_limit_s
         low, high = np.array(self._bounds).T
@@ -135,13 +136,9 @@ class Program:
         if found.x is None:
             return None
         values = np.where(self._whole, np.round(found.x), found.x)
-        bound = found.get("mip_dual_bound")
-        return Solution(
-            values=values,
-            objective=self.cost_of(values),
-            bound=float(found.fun if bound is None else bound),
-            optimal=found.status == _OPTIMAL,
-        )
+        bound = float(found.fun if found.get("mip_dual_bound") is None else found.mip_dual_bound)
+        proven = found.status == _OPTIMAL and (not gap or found.fun - bound <= TOLERANCE * max(abs(found.fun), 1.0))
+        return Solution(values=values, objective=self.cost_of(values), bound=bound, optimal=proven)
 
     def relaxed(self, *, time_limit_s: float = math.inf) -> Duals | None:
         """The program without "whole numbers", with its shadow prices; None where no point or too little time."""

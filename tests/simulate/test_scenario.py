@@ -13,7 +13,7 @@ import pytest
 from myriarch.errors import SpecError
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.cluster_ledger import UNNAMED
-from myriarch.simulate.scenario import Grid, ListedJob, PolicyName, Scaling, Scenario, Trait, Workload
+from myriarch.simulate.scenario import Grid, ListedJob, PolicyName, RunTiming, Scaling, Scenario, Trait, Workload
 from myriarch.simulate.scenario_answer import Answer, metrics_of
 from myriarch.simulate.scenario_check import check_scenario
 from myriarch.simulate.scenario_digest import digest_of
@@ -301,6 +301,7 @@ def test_speeds_of_unlike_pools_and_other_sizes() -> None:
         ({"power": Grid(carbon_kg_per_kwh=-1.0)}, "emits at least nothing"),
         ({"faults": _faults(), "placement": "numbers"}, "nodes fail"),
         ({"faults": msgspec.structs.replace(_faults(), source="lama3")}, "keep one"),
+        ({"timing": RunTiming()}, "timing: is of a `run`"),
         ({"seeds": 20_000}, "more than anybody waits for"),
     ],
 )  # fmt: skip

@@ -21,7 +21,8 @@ from myriarch.spec.run import ResolvedRun
 TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai"]
 GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin"]
 PolicyName = Literal[
-    "fifo", "easy", "sjbf", "conservative", "priority", "preemptive", "fair", "las", "srtf", "srsf", "qssf", "deadline",
+    "fifo", "easy", "sjbf", "conservative", "priority", "preemptive", "fair", "las", "srtf", "srsf", "qssf", "gittins",
+    "deadline",
 ]  # fmt: skip
 """`simulate.scenario_policy` says what each is."""
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
@@ -153,6 +154,8 @@ class Policy(Spec, frozen=True, kw_only=True):
     """Of run times: what users say, or the mean of the user's past jobs of that size."""
     margin: NonNegative | None = None
     """How far behind a running job has to stand before it yields: a share of the rank, or points of priority."""
+    exponent: Annotated[float, Meta(ge=0, le=2)] | None = None
+    """Of the devices in a rank: 1 serves the mean, less favours large jobs."""
     thresholds_device_s: tuple[Positive, ...] | None = None
     """Attained service at which a job falls to the next queue."""
     starve_factor: Positive | None = None
@@ -237,8 +240,6 @@ class Grid(Spec, frozen=True, kw_only=True):
     carbon_kg_per_kwh: float | tuple[float, ...] | None = None
     begins_hour: Annotated[int, Meta(ge=0, le=23)] = 0
     """Local hour of the day at which the scenario begins; matters to the tariffs of the fleet's sites."""
-    cap_w: Positive | None = None
-    """Power that all pools together may draw."""
 
 
 class RunTiming(Spec, frozen=True, kw_only=True):

@@ -22,6 +22,12 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
     if len(asked) != 1:
         what = f"has {' and '.join(f'`{name}`' for name in asked)}" if asked else "asks for nothing"
         tell("", f"{what}; give one of `workload` and `run`")
+    if scenario.run:
+        for name in ("fleet", "faults", "until_s", "tuning"):
+            if getattr(scenario, name):
+                tell(name, "is of a workload; a run file says its own fleet, faults (`chaos`) and end; remove it")
+    elif scenario.timing is not None:
+        tell("timing", "is of a `run`, and there is none; remove it")
     if scenario.seeds > SEEDS_LIMIT:
         tell("seeds", f"{scenario.seeds} are more than anybody waits for; use at most {SEEDS_LIMIT}")
     fleet = scenario.fleet

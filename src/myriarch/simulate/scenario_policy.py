@@ -10,6 +10,7 @@
 | las | least attained service (Tiresias) |
 | srtf, srsf | shortest remaining time, and shortest remaining service (time x devices), as users estimate it |
 | qssf | shortest remaining service by the means of users' past jobs (after Helios' QSSF) |
+| gittins | most completions for the devices first, by run times learned from jobs that ended |
 | deadline | earliest deadline first |
 
 From `preemptive` on, jobs that are `preemptible` are stopped where that is worth what it costs (`schedule.worth`).
@@ -27,9 +28,11 @@ from myriarch.schedule.conservative import Conservative
 from myriarch.schedule.conservative_nodes import ConservativeNodes
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
+from myriarch.schedule.gittins import Gittins
 from myriarch.schedule.in_order import InOrder
 from myriarch.schedule.job import Job
 from myriarch.schedule.layout import PoolLayout
+from myriarch.schedule.lengths import Lengths
 from myriarch.schedule.order import ARRIVAL, LARGEST, SHORTEST, SMALLEST, SMALLEST_AREA, Fixed
 from myriarch.schedule.placed import Placed
 from myriarch.schedule.priority import AGE_MOST_S, REFRESH_S, MultiFactor, Weights
@@ -216,6 +219,10 @@ def _qssf(policy: Policy, setting: Setting) -> Scheduler:
     return _ranked(_shortest(policy, by="service", predictor="user-means"), policy, setting)
 
 
+def _gittins(policy: Policy, setting: Setting) -> Scheduler:
+    return _ranked(Gittins(Lengths(), **_said(policy, margin="margin", exponent="exponent")), policy, setting)
+
+
 def _shortest(policy: Policy, *, by: Literal["time", "service"], predictor: str) -> ShortestRemaining:
     said = _said(policy, margin="margin")
     if (policy.predictor or predictor) == "estimate":
@@ -255,5 +262,6 @@ POLICIES: Final[dict[PolicyName, Known]] = {
     "srtf": Known(("predictor", "margin", *STOPS), _srtf, ("nodes",)),
     "srsf": Known(("predictor", "margin", *STOPS), _srsf, ("nodes",)),
     "qssf": Known(("predictor", "margin", *STOPS), _qssf, ("nodes",)),
+    "gittins": Known(("margin", "exponent", *STOPS), _gittins, ("nodes",)),
     "deadline": Known(("slack_s", *STOPS), _deadline, ("nodes",)),
 }

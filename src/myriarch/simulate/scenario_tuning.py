@@ -19,6 +19,7 @@ import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
+from myriarch.schedule.gittins import MARGIN as GITTINS_MARGIN
 from myriarch.schedule.priority import AGE_MOST_S, DEFAULT_WEIGHTS
 from myriarch.schedule.ranked import GUARD_S, GUARD_SHARE
 from myriarch.schedule.rankings import MARGIN
@@ -64,6 +65,7 @@ SPACES: Final[Mapping[PolicyName, Space]] = {
     "srtf": {**_MARGIN, **_STOPS},
     "srsf": {**_MARGIN, **_STOPS},
     "qssf": {**_MARGIN, **_STOPS},
+    "gittins": {**_MARGIN, "policy.exponent": Range(low=0.0, high=2.0), **_STOPS},
     "deadline": {"policy.slack_s": Range(low=60.0, high=86_400.0, log=True), **_STOPS},
 }
 """What is searched. Ranges span what anybody would try; they are our choice."""
@@ -81,10 +83,15 @@ DEFAULTS: Final[Mapping[str, Scalar]] = {
     "policy.guard_s": GUARD_S,
     "policy.guard_share": GUARD_SHARE,
     "policy.margin": MARGIN,
+    "policy.exponent": 1.0,
     "policy.starve_factor": 100.0,
     "policy.slack_s": 3600.0,
 }
 """What a policy does when the scenario does not say (Tiresias' promotion, which is off, at its weakest)."""
+
+
+OWN_DEFAULTS: Final[Mapping[tuple[PolicyName, str], Scalar]] = {("gittins", "policy.margin"): GITTINS_MARGIN}
+"""Where a policy has another."""
 
 
 class Tuning(Value, frozen=True, kw_only=True):
@@ -168,7 +175,9 @@ def present(scenario: Scenario, path: str) -> Scalar:
     value: object = scenario
     for name in path.split("."):
         value = getattr(value, name, None)
-    return value if isinstance(value, (bool, int, float, str)) else DEFAULTS[path]
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    return OWN_DEFAULTS.get((scenario.policy.name, path), DEFAULTS[path])
 
 
 def _text(value: Scalar) -> str:

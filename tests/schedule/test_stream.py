@@ -9,6 +9,7 @@ import pytest
 
 from myriarch.errors import IntegrityError, MyriarchError, UsageError
 from myriarch.schedule.conservative import Conservative
+from myriarch.schedule.conservative_nodes import ConservativeNodes
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
 from myriarch.schedule.in_order import InOrder
@@ -17,7 +18,9 @@ from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.order import SHORTEST
 from myriarch.schedule.placed import Placed
 from myriarch.schedule.scheduler import Scheduler
-from myriarch.schedule.stream import MAGIC, Recorder, intact_bytes, read, replay
+from myriarch.schedule.stream import MAGIC, Recorder, Withdrawn, feed, intact_bytes, read, replay
+from myriarch.simulate.breakdowns import Breakdown, Course
+from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.queueing import simulate_queue
 from myriarch.simulate.workload.lublin import lublin
 
@@ -111,6 +114,40 @@ def test_a_writer_that_died_goes_on() -> None:
         assert replay(bytes(stream), make()).closed
     with pytest.raises(UsageError, match="was closed"):
         Recorder.resumed(read(bytes(stream)), make(), stream.extend)
+
+
+def test_faults_are_part_of_it() -> None:
+    """A whole cluster with breakdowns, drains among them: recorded in virtual time, replayed without it."""
+    tasks = lublin(60, devices=64, seed=3, load=1.2)
+    courses: list[Course] = ["repair", "maintenance", "in_place", "repair"]
+    breakdowns = [
+        Breakdown(
+            at_s=1000.0 * number, pool="a", node=number % 8, cause="test", course=course, duration_s=700.0,
+            announced_s=300.0 if course == "maintenance" else 0.0,
+        )
+        for number, course in enumerate(courses * 10, start=1)
+    ]  # fmt: skip
+    for make in (SCHEDULERS["easy on nodes"], lambda: ConservativeNodes(Placed(POOLS))):
+        data = bytearray()
+        recorder = Recorder(make(), data.extend)
+        outcome = simulate_cluster(tasks, recorder, breakdowns=breakdowns)
+        recorder.close()
+        assert outcome.digest == simulate_cluster(tasks, make(), breakdowns=breakdowns).digest
+        kinds = {field for entry in read(bytes(data)) for field in ("lost", "drained") if getattr(entry, field)}
+        assert kinds == {"lost", "drained"}
+        assert replay(bytes(data), make()).closed
+
+
+def test_a_job_may_be_called_off() -> None:
+    data = bytearray()
+    recorder = Recorder(Easy(Counted(4)), data.extend)
+    for name in ("runs", "waits"):
+        recorder.submit(Job(id=JobId(name), submit_s=0.0, devices=4, estimate_s=9.0), now_s=0.0)
+    recorder.withdraw(JobId("waits"), now_s=1.0)
+    recorder.close()
+    assert replay(bytes(data), Easy(Counted(4))).stimuli == 3
+    with pytest.raises(UsageError, match=r"Conservative cannot be told Withdrawn\(job='waits'"):
+        feed(Conservative(Counted(4)), Withdrawn(job=JobId("waits"), at_s=1.0))
 
 
 def test_what_is_infinite_stays_so() -> None:

@@ -28,7 +28,7 @@ from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.machine import Machine
 from myriarch.schedule.placed import Placed
-from myriarch.schedule.scheduler import Scheduler
+from myriarch.schedule.scheduler import Draining, Scheduler, Surviving
 
 MAGIC: Final = b"myrsch1\n"
 """Format and version."""
@@ -84,7 +84,23 @@ class Regained(Value, frozen=True, kw_only=True):
     at_s: float
 
 
-Stimulus = Submitted | Ended | Woken | Lost | Regained
+class Drained(Value, frozen=True, kw_only=True):
+    """A node will be lost at an instant."""
+
+    pool: str
+    node: int
+    from_s: float
+    at_s: float
+
+
+class Withdrawn(Value, frozen=True, kw_only=True):
+    """A waiting job is called off."""
+
+    job: JobId
+    at_s: float
+
+
+Stimulus = Submitted | Ended | Woken | Lost | Regained | Drained | Withdrawn
 
 
 class Closing(Value, frozen=True, kw_only=True):
@@ -107,6 +123,8 @@ class Entry(Value, frozen=True, kw_only=True, omit_defaults=True):
     woken: Woken | None = None
     lost: Lost | None = None
     regained: Regained | None = None
+    drained: Drained | None = None
+    withdrawn: Withdrawn | None = None
     start: Start | None = None
     refuse: Refuse | None = None
     preempt: Preempt | None = None
@@ -116,7 +134,8 @@ class Entry(Value, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def stimulus(self) -> Stimulus | None:
         """What the scheduler was told, if this is that."""
-        return self.submitted or self.ended or self.woken or self.lost or self.regained
+        of_jobs = self.submitted or self.ended or self.withdrawn
+        return of_jobs or self.woken or self.lost or self.regained or self.drained
 
     @property
     def decision(self) -> Decision | None:
@@ -131,6 +150,8 @@ _FIELDS: Final[dict[type, str]] = {
     Woken: "woken",
     Lost: "lost",
     Regained: "regained",
+    Drained: "drained",
+    Withdrawn: "withdrawn",
     Start: "start",
     Refuse: "refuse",
     Preempt: "preempt",
@@ -144,12 +165,10 @@ _decoder: Final = msgspec.msgpack.Decoder(Entry)
 
 
 @runtime_checkable
-class LosesNodes(Protocol):
-    """A scheduler that can be told of faults."""
+class Withdrawing(Protocol):
+    """A scheduler whose waiting jobs may be called off."""
 
-    def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]: ...
-
-    def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]: ...
+    def withdraw(self, job: JobId, *, now_s: float) -> Sequence[Decision]: ...
 
 
 # --- recording -------------------------------------------------------------------------------------------------------
@@ -252,6 +271,16 @@ class Recorder:
         """A node is back."""
         return self._told(Regained(pool=pool, node=node, at_s=now_s))
 
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> Sequence[Decision]:
+        """A node will be gone. Whoever cannot be told beforehand is not, and nothing is recorded."""
+        if not isinstance(self.scheduler, Draining):
+            return ()
+        return self._told(Drained(pool=pool, node=node, from_s=from_s, at_s=now_s))
+
+    def withdraw(self, job: JobId, *, now_s: float) -> Sequence[Decision]:
+        """A waiting job is called off."""
+        return self._told(Withdrawn(job=job, at_s=now_s))
+
     def check(self) -> None:
         """Assert the invariants."""
         self.scheduler.check()
@@ -277,7 +306,7 @@ def opening(scheduler: Scheduler, *, name: str = "") -> Opening:
 
 
 def feed(scheduler: Scheduler, stimulus: Stimulus) -> Sequence[Decision]:
-    """Tell a scheduler what happened. Raises UsageError for a fault that it cannot be told of."""
+    """Tell a scheduler what happened. Raises UsageError for what it cannot be told."""
     match stimulus:
         case Submitted():
             return scheduler.submit(stimulus.job, now_s=stimulus.at_s)
@@ -285,13 +314,17 @@ def feed(scheduler: Scheduler, stimulus: Stimulus) -> Sequence[Decision]:
             return scheduler.end(stimulus.job, now_s=stimulus.at_s)
         case Woken():
             return scheduler.wake(now_s=stimulus.at_s)
-    if not isinstance(scheduler, LosesNodes):
-        raise UsageError(
-            f"{type(scheduler).__name__} cannot be told that node {stimulus.node} of `{stimulus.pool}` went or came",
-            hint="replay the stream with a scheduler that has `lose` and `regain`",
-        )
-    tell = scheduler.lose if isinstance(stimulus, Lost) else scheduler.regain
-    return tell(stimulus.pool, stimulus.node, now_s=stimulus.at_s)
+        case Lost() if isinstance(scheduler, Surviving):
+            return scheduler.lose(stimulus.pool, stimulus.node, now_s=stimulus.at_s)
+        case Regained() if isinstance(scheduler, Surviving):
+            return scheduler.regain(stimulus.pool, stimulus.node, now_s=stimulus.at_s)
+        case Drained() if isinstance(scheduler, Draining):
+            return scheduler.drain(stimulus.pool, stimulus.node, from_s=stimulus.from_s, now_s=stimulus.at_s)
+        case Withdrawn() if isinstance(scheduler, Withdrawing):
+            return scheduler.withdraw(stimulus.job, now_s=stimulus.at_s)
+    raise UsageError(
+        f"{type(scheduler).__name__} cannot be told {stimulus}", hint="use a scheduler that has a method for it"
+    )
 
 
 # --- reading and replaying -------------------------------------------------------------------------------------------

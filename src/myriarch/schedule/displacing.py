@@ -33,19 +33,25 @@ class Displacement(NamedTuple):
 
 
 def displace(
-    machine: Placed, job: Job, candidates: Sequence[Placement], *, barred: Mapping[str, Iterable[int]] | None = None
+    machine: Placed,
+    job: Job,
+    candidates: Sequence[Placement],
+    *,
+    until_s: float,
+    barred: Mapping[str, Iterable[int]] | None = None,
 ) -> Displacement | None:
     """Room for a job that does not fit now, at the cost of few of the candidates, the first of them first.
 
-    `barred`: nodes by pool that it may not use. Of several pools the one with fewest devices freed; None: no room even
-    without all of them.
+    `barred`: nodes by pool that it may not use; nor may it use nodes that are drained before `until_s`, or spares. Of
+    several pools the one with fewest devices freed; None: no room even without all of them.
     """
     found: Displacement | None = None
     for name, nodes in machine.pools.items():
         if nodes.pool.obstacle(job):
             continue
         mine = [index for index, placement in enumerate(candidates) if placement.pool == name]
-        one = _in_pool(nodes, job, [(index, candidates[index]) for index in mine], (barred or {}).get(name, ()))
+        shut = [*(barred or {}).get(name, ()), *nodes.barred(until_s)]
+        one = _in_pool(nodes, job, [(index, candidates[index]) for index in mine], shut)
         if one is not None and (found is None or one.freed_devices < found.freed_devices):
             found = one
     return found

@@ -54,6 +54,9 @@ class Contender(Value, frozen=True, kw_only=True):
     """Of its finished steps: how long they would have taken alone on 1/n of the devices, n as it was then."""
     deadline_s: float | None = None
     """From now; of the cost policy."""
+    alike: int = 1
+    """So many jobs, this one and others that differ in nothing but their names: max-min gives them equal shares, so
+    that one entry stands for all. Of `max_min` and `agnostic` alone; other policies tell jobs apart."""
 
 
 class Allocation(Value, frozen=True, kw_only=True):
@@ -97,7 +100,7 @@ class _Table:
             jobs=jobs,
             kinds=kinds,
             rates=rates,
-            scales=np.array([float(job.devices) for job in jobs]),
+            scales=np.array([float(job.devices * job.alike) for job in jobs]),
             counts=np.array([float(devices[kind]) for kind in kinds]),
         )
 
@@ -150,7 +153,7 @@ def max_min(contenders: Sequence[Contender], devices: Mapping[str, int]) -> Allo
     if not contenders:
         return Allocation(shares={}, objective=math.inf)
     table = _Table.of(contenders, devices)
-    weights = np.array([job.weight for job in table.jobs])
+    weights = np.array([job.weight * job.alike for job in table.jobs])
     return _least_raised(table, table.scales / weights / table.equal())
 
 
@@ -162,6 +165,7 @@ def agnostic(contenders: Sequence[Contender], devices: Mapping[str, int]) -> All
             throughput_per_s={kind: 1.0 for kind, rate in job.throughput_per_s.items() if rate > 0},
             devices=job.devices,
             weight=job.weight,
+            alike=job.alike,
         )
         for job in contenders
     ]
@@ -274,7 +278,7 @@ def _least_raised(table: _Table, factors: Floats, *, filled: bool = True) -> All
         return table.allocation(found.values, float(found.values[least]) * scale)
     costs = np.zeros(program.variables)
     for job in range(len(table.jobs)):
-        weight = normal[job] if counted[job] else 0.0
+        weight = normal[job] * table.jobs[job].alike if counted[job] else 0.0
         for variable, value in table.terms(job, float(weight)):
             costs[variable] = -value
     fuller = program.with_costs(costs)

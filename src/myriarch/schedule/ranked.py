@@ -8,11 +8,11 @@ At every decision, in the order of the ranking:
     3  where that is not possible or not worth it, devices are held for the first (as EASY holds them), from the
        earliest instant at which it fits by what is known; the others start, or displace others, beside the hold only
 
-so small jobs do not starve large gangs. Nor does anything else: a job that has waited for `guard_s` on end is *aged*, by
-turns. Aged jobs stand before all others, displace whoever may be preempted at any price, and when they run are let run
-for as long as they waited. Those who have their turn have at most `guard_share` of the devices together, or are one
-job: all at once, in a long overload, would be first come first served. So a job waits at most for `guard_s`, for the
-turns of those that aged before it, and for those that cannot be preempted. Gangs are whole and inside their domain,
+so small jobs do not starve large gangs. Nor does anything else: a job that has waited for `guard_s` on end is *aged*,
+by turns. Aged jobs stand before all others, displace whoever may be preempted at any price, and when they run are let
+run for as long as they waited. Those who have their turn have at most `guard_share` of the devices together, or are
+one job: all at once, in a long overload, would be first come first served. So a job waits at most for `guard_s`, for
+the turns of those that aged before it, and for those that cannot be preempted. Gangs are whole and inside their domain,
 because `Placed` is.
 
 What a pass found impossible is tried again after an end, a change of nodes or a better rank, and every `review_s`,
@@ -31,7 +31,7 @@ import msgspec
 import numpy as np
 
 from myriarch.errors import SpecError
-from myriarch.schedule.decision import Decision, Placement, Preempt, Reason, Start
+from myriarch.schedule.decision import Decision, Placement, Preempt, Reason, Resize, Start
 from myriarch.schedule.displacing import Displacement, displace
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.line import Full
@@ -185,20 +185,28 @@ class Ranked:
         return self._pass(now_s)
 
     def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
-        """A node failed: the jobs on it wait again, from their newest checkpoint."""
+        """A node is gone: its jobs go on elsewhere where a node is kept back or free for them, or wait again."""
         decisions: list[Decision] = []
-        for job in self.machine.withdraw(pool, node):
+        planned = self.machine.planned(pool, node, now_s=now_s)
+        for job in self.machine.running_on(pool, node):
             slot = self._roster.slot(job)
-            self._stop(slot, now_s, lost=True)
-            decisions.append(Preempt(job=job, at_s=now_s, lost=True, reason=f"node {pool}-{node} failed"))
-        if decisions:
-            self.machine.withdraw(pool, node)
+            lost = not (planned and self._roster.standing(slot).job.preemptible)
+            decisions.append(
+                self._go_on(slot, pool, node, lost, now_s) or self._set_back(slot, pool, node, lost, now_s)
+            )
+        left = self.machine.withdraw(pool, node)
+        assert not left
         return decisions + self._pass(now_s)
 
     def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
         """A node is back."""
         self.machine.restore(pool, node)
         return self._pass(now_s)
+
+    def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> Sequence[Decision]:
+        """A node will be gone: nobody whose plan reaches into that starts there."""
+        self.machine.drain(pool, node, from_s=from_s, now_s=now_s)
+        return ()
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -339,16 +347,20 @@ class Ranked:
         order = roster.ordered(yielding, now_s=now_s)[::-1].tolist()
         late = hold is not None and now_s + job.estimate_s > hold.at_s
         barred = {hold.pool: tuple(hold.spare_on)} if hold is not None and late else None
-        found = displace(self.machine, job, [roster.standing(victim).placement for victim in order], barred=barred)
+        found = displace(
+            self.machine,
+            job,
+            [roster.standing(victim).placement for victim in order],
+            until_s=now_s + job.estimate_s,
+            barred=barred,
+        )
         if found is None:
             return None
         victims = [order[index] for index in found.victims]
         swap = self._swap(found, victims, wait_s, run_s, now_s)
         return (found, victims, swap) if aged or self._worth.allows(swap) else None
 
-    def _swap(
-        self, found: Displacement, victims: list[int], wait_s: float, run_s: float | None, now_s: float
-    ) -> Swap:
+    def _swap(self, found: Displacement, victims: list[int], wait_s: float, run_s: float | None, now_s: float) -> Swap:
         roster = self._roster
         standings = [roster.standing(victim) for victim in victims]
         switches = [(one.held, one.switch_s) for one in standings]
@@ -448,6 +460,33 @@ class Ranked:
         self.ranking.stopped(standing, now_s=now_s)
         self._waits(slot, now_s)
 
+    def _go_on(self, slot: int, pool: str, node: int, lost: bool, now_s: float) -> Resize | None:
+        """A job goes on without a node, if it can and another is there."""
+        standing = self._roster.standing(slot)
+        job = standing.job
+        if not (job.preemptible or job.saves_every_s < math.inf):
+            return None
+        run_s = job.restart_s + self._left_s(standing, now_s) / (standing.speed or 1.0)
+        planned = msgspec.structs.replace(job, estimate_s=run_s)
+        placement = self.machine.elsewhere(planned, node, now_s=now_s)
+        if placement is None:
+            return None
+        self.machine.move(planned, placement, now_s=now_s)
+        self.ranking.stopped(standing, now_s=now_s)
+        standing.move(placement, now_s=now_s, speed=standing.speed, lost=lost)
+        self._runs(slot, until_s=now_s + run_s, now_s=now_s)
+        why = "failed" if lost else "is taken for maintenance"
+        reason = f"node {pool}-{node} {why}; {standing.done_s:.0f} s of its work are saved, and another node is there"
+        return Resize(job=job.id, at_s=now_s, until_s=now_s + run_s, placement=placement, lost=lost, reason=reason)
+
+    def _set_back(self, slot: int, pool: str, node: int, lost: bool, now_s: float) -> Preempt:
+        """A job that lost a node waits again."""
+        self._stop(slot, now_s, lost=lost)
+        standing = self._roster.standing(slot)
+        why = "failed" if lost else "is taken for maintenance"
+        reason = f"node {pool}-{node} {why}; {standing.done_s:.0f} s of its work are saved, and no other node is there"
+        return Preempt(job=standing.job.id, at_s=now_s, lost=lost, reason=reason)
+
     def _displaced(self, victim: int, newcomer: int, swap: Swap, decisions: _Decided, now_s: float) -> None:
         """One makes room for another."""
         roster = self._roster
@@ -507,9 +546,8 @@ class Ranked:
         """A running job outlived what was known of it: holds are to know the new end."""
         standing = self._roster.standing(slot)
         run_s = max(self._left_s(standing, now_s), LEAST_S) / (standing.speed or 1.0)
-        self.machine.end(standing.job.id, now_s=now_s)
         planned = msgspec.structs.replace(standing.job, estimate_s=run_s)
-        self.machine.start(planned, standing.placement, now_s=now_s)
+        self.machine.move(planned, standing.placement, now_s=now_s)
         self._roster.extend(slot, until_s=now_s + run_s)
 
     def _set_course(self, slot: int, now_s: float) -> None:

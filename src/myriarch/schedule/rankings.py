@@ -28,6 +28,13 @@ from myriarch.schedule.standing import Standing
 Predictor = Callable[[Job], float]
 """Seconds that a job will run for, on the devices it asked for; asked when it is submitted."""
 
+
+class Learn(Protocol):
+    """Told of jobs that ended: `UserMeans.learn`, `durations.Durations.ended`."""
+
+    def __call__(self, job: Job, run_s: float, /, *, now_s: float) -> None: ...
+
+
 STEADY: Final = 0.0
 NEVER: Final = math.inf
 MARGIN: Final = 0.25
@@ -278,7 +285,7 @@ class ShortestRemaining:
         *,
         by: Literal["service", "time"] = "service",
         margin: float = MARGIN,
-        learn: Callable[[Job, float], None] | None = None,
+        learn: Learn | None = None,
     ) -> None:
         if margin < 0:
             raise SpecError(f"margin {margin:g} is below zero: waiting jobs of less worth would preempt")
@@ -308,7 +315,7 @@ class ShortestRemaining:
         """Learned from."""
         del self._predicted_s[standing.job.id]
         if self._learn is not None:
-            self._learn(standing.job, standing.done_by(now_s))
+            self._learn(standing.job, standing.done_by(now_s), now_s=now_s)
 
     def course(self, standing: Standing, *, now_s: float) -> Course:
         """What is left, which falls while the job runs, until the prediction is over."""
@@ -360,8 +367,8 @@ class UserMeans:
         found = self._means.get((*user, job.devices))
         return min(found if found is not None else self._users.get(user, self._all), job.estimate_s)
 
-    def learn(self, job: Job, run_s: float) -> None:
-        """A job of so much work ended."""
+    def learn(self, job: Job, run_s: float, *, now_s: float = 0.0) -> None:
+        """A job of so much work ended; when is of no concern."""
         user = (job.tenant, job.user)
         sized = (*user, job.devices)
         self._means[sized] = self._mixed(self._means.get(sized), run_s)

@@ -346,6 +346,8 @@ def test_options_become_a_question(make: Make) -> None:
     assert question.faults == (Fault(action="kill", target="a", at_s=2.0),)
     assert question.rate_per_node_s == pytest.approx(3.79e-3 / 86_400)
     assert question.spares == {"fast": 3, "slow": 2}
+    source = question_of(LiveOptions(run="x", faults="meta_rsc_1"), make())
+    assert source.rate_per_node_s == pytest.approx(6.5e-3 / 86_400, rel=0.02), "6.50 failures per 1000 node-days"
     for run, scenario, sweeps in (("", "", {}), ("r", "s", {}), ("r", "", {"--vary": ["a=1"]})):
         with pytest.raises(MyriarchError):
             check_alone(LiveOptions(run=run), scenario=scenario, sweeps=sweeps)

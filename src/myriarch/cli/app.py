@@ -255,7 +255,10 @@ def simulate(
     at_step: Annotated[int | None, typer.Option("--at-step", help="When it does; default: now.")] = None,
     after_s: Annotated[float | None, typer.Option("--after-s", help="When it does, in seconds.")] = None,
     faults: Annotated[
-        str, typer.Option("--faults", metavar="RATE", help="With --from-live: failures of a node and day, or `fleet`.")
+        str,
+        typer.Option(
+            "--faults", metavar="RATE", help="With --from-live: failures of a node and day, `fleet`, a source."
+        ),
     ] = "",
     repair_s: Annotated[float | None, typer.Option("--repair-s", help="Until a lost node is replaced.")] = None,
     spares: Annotated[

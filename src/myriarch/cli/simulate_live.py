@@ -17,7 +17,7 @@ from rich.table import Table
 
 from myriarch.cli.console import Output
 from myriarch.cli.report_words import Language, choose_language
-from myriarch.cost.failures import DEFAULT_PER_NODE_DAY
+from myriarch.cost.failures import DEFAULT_PER_NODE_DAY, growth
 from myriarch.errors import EXIT_OK, EnvironmentFault, UsageError
 from myriarch.event.events import StepCompleted
 from myriarch.event.ids import PoolId
@@ -26,6 +26,7 @@ from myriarch.run.directory import find_attempt
 from myriarch.simulate.faults import Fault, FaultAction
 from myriarch.simulate.from_live import Projection, Question, Range, WhatIf, read_live, what_if
 from myriarch.simulate.from_live_timing import Measured
+from myriarch.simulate.rates_published import SOURCES, published
 from myriarch.spec.run import ResolvedRun
 from myriarch.units import NS_PER_S, S_PER_DAY, format_rate, format_s
 
@@ -131,16 +132,20 @@ def question_of(options: LiveOptions, resolved: ResolvedRun) -> Question:
 
 
 def _rate(text: str, resolved: ResolvedRun) -> float:
-    """Failures of a node and day: a number, or `fleet`, what the fleet file says of its pools, else what is
-    published."""
+    """Failures of a node and day: a number; `fleet`, what the fleet file says of its pools, else what is published; or
+    a published source, for a job as large as this one."""
     if not text:
         return 0.0
+    devices = sum(group.mesh.devices for group in resolved.run.groups)
     if text == "fleet":
-        nodes = [(pool.nodes + pool.spares, pool.failures) for pool in resolved.fleet.pools]
+        grown = float(growth(devices))
         rates = [
-            (count, DEFAULT_PER_NODE_DAY if failures is None else failures.per_node_day) for count, failures in nodes
+            (pool.nodes, DEFAULT_PER_NODE_DAY * grown if pool.failures is None else pool.failures.per_node_day)
+            for pool in resolved.fleet.pools
         ]
         return sum(count * rate for count, rate in rates) / sum(count for count, _ in rates)
+    if text in SOURCES:
+        return published(text).per_node_day(devices=devices)
     try:
         rate = float(text)
     except ValueError:
@@ -148,7 +153,7 @@ def _rate(text: str, resolved: ResolvedRun) -> float:
     if not 0.0 < rate <= S_PER_DAY:
         raise UsageError(
             f"--faults: `{text}` is no rate",
-            hint="write failures of a node and day, like 0.004, or `fleet` for what the fleet file says",
+            hint=f"write failures of a node and day, like 0.004, or `fleet`, or a source: {', '.join(SOURCES)}",
         )
     return rate
 

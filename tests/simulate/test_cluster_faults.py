@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from myriarch.schedule.scheduler import Scheduler
 from myriarch.simulate.breakdowns import Breakdown, Course
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.cluster_outcome import ClusterOutcome
+from myriarch.simulate.cluster_report import ClusterReport, report
 from myriarch.simulate.queueing import Task
 
 S = 10**9
@@ -173,6 +175,7 @@ def test_wrong_values_take_everything_since_the_last_good_checkpoint() -> None:
     assert outcome.ledger.total.leaves["lost_work"] == 8 * 45 * S
     outcome, _ = told([task("a", 0.0, 8, 100.0)], breakdown(40.0, 0, "corrupt", 90.0))
     assert outcome.ended_s.tolist() == [100]
+    assert report(outcome).wrong == 1
 
 
 def test_announced_maintenance_drains_the_node() -> None:
@@ -195,6 +198,18 @@ def test_announced_maintenance_drains_the_node() -> None:
     assert leaves["preempted_by_policy"] == 2 * 3 * S
     assert "lost_work" not in leaves
     assert outcome.ended_s.tolist() == [60 + 3 + 30, 110, 51]
+
+
+def test_two_nodes_are_taken_for_maintenance_at_once() -> None:
+    """Announced: so both gangs have saved, and neither moves to the other's node. After a fault in between, too."""
+    tasks = [task(name, 0.0, 4, 90.0, preemptible=True) for name in "ab"]
+    both = [breakdown(60.0, node, "maintenance", 90.0, announced_s=45.0) for node in (0, 1)]
+    outcome, decisions = told(tasks, *both)
+    moved = [one for one in decisions if isinstance(one, Resize)]
+    assert [(one.lost, one.placement.nodes) for one in moved] == [(False, (2,)), (False, (3,))]
+    assert outcome.ended_s.tolist() == [90, 90]
+    outcome, decisions = told([task("late", 40.0, 16, 30.0)], breakdown(20.0, 0, "repair", 10.0), *both)
+    assert outcome.first_start_s.tolist() == [150]
 
 
 def test_a_spare_takes_the_place() -> None:
@@ -242,6 +257,33 @@ def test_factors_come_from_the_ledger() -> None:
     assert factors.availability == usable / (16 * 115)
     assert factors.scheduling == 8 * 115 / usable
     assert factors.fault_handling == 100 / 115
+
+
+def test_fairness_by_hand() -> None:
+    """Tenant a holds its devices from the beginning, b waits half of its time: shares 1 and 1/2."""
+    tasks = [task("1", 0.0, 16, 100.0, tenant="a"), task("2", 0.0, 16, 100.0, tenant="b", kind="hpc")]
+    outcome, _ = told(tasks)
+    found = report(outcome)
+    assert found.fairness.jain_index == 1.5**2 / (2 * (1 + 0.25))
+    # Job 1: two jobs all along, so half of the fleet would have been its own: 200 s alone. Job 2: 1.5 on average.
+    assert outcome.finish_time_fairness.tolist() == [100 / 200, 200 / 150]
+    assert found.fairness.worse_off == 0.5
+    assert found.by_tenant["b"].completion_s_mean == 200
+    assert found.by_kind.keys() == {"gang", "hpc"}
+    assert found.by_pool["p"].jobs == 2
+    assert found.factors.scheduling == 1.0
+    assert found.waiting_mean == 0.5
+    assert msgspec.json.decode(msgspec.json.encode(found), type=ClusterReport) == found
+
+
+def test_late_and_refused() -> None:
+    tasks = [task("1", 0.0, 16, 100.0, deadline_s=90.0), task("2", 0.0, 16, 100.0, deadline_s=900.0)]
+    outcome, _ = told([*tasks, task("3", 0.0, 17, 1.0, deadline_s=1.0)])
+    found = report(outcome)
+    assert found.all is not None
+    assert (found.all.deadlines, found.all.deadlines_missed) == (2, 1)
+    assert found.refused == {JobId("3"): "job 3 asks for 17 devices: pool `p` has 16 devices"}
+    assert outcome.missed.tolist() == [True, False, True]
 
 
 def test_what_cannot_be() -> None:

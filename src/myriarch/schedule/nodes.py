@@ -172,9 +172,11 @@ class PoolNodes:
         self._show(node)
 
     def drain(self, node: int, drain: Drain) -> None:
-        """A node will be gone."""
-        self.drains[node] = drain
-        self._stale.add(node)
+        """A node will be gone; of two instants the earlier counts."""
+        known = self.drains.get(node)
+        if known is None or drain.from_s < known.from_s:
+            self.drains[node] = drain
+            self._stale.add(node)
 
     def barred(self, until_s: float) -> dict[int, int]:
         """Nodes that will be gone before an instant, with what may be used of them then: nothing."""

@@ -45,7 +45,8 @@ def simulate_cluster(
 ) -> ClusterOutcome:
     """Run a workload, in the order of its submissions, to its end or until an instant.
 
-    speeds: how fast jobs get on; none: they are rigid. detect_s: from a fault until anybody knows, while the job's
+    Time begins with the first submission; what broke before has broken then. speeds: how fast jobs get on; none: they
+    are rigid. detect_s: from a fault until anybody knows, while the job's
     devices stand still; 0: faults are known at once. `observe` sees every decision, when it has been carried out.
     With `check`, invariants are asserted after every event.
 
@@ -87,6 +88,7 @@ class _Cluster:
 
     def run(self) -> ClusterOutcome:
         scheduler, lives, faults, woken = self._scheduler, self._lives, self._faults, 0
+        self._events += faults.happen(self._now_s, before=True)
         while True:
             submit_s = self._next.job.submit_s if self._next is not None else math.inf
             if submit_s == math.inf and not lives and self._until_s == math.inf:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 
 from myriarch.schedule.job import JobId
 from myriarch.simulate.cluster_life import Life
@@ -27,10 +26,6 @@ class Names:
             self.words.append(word)
         return code
 
-    def code_all(self, words: Sequence[str]) -> list[int]:
-        """Numbers of several."""
-        return [self.code(word) for word in words]
-
 
 class Columns:
     """Invariant: all columns are as long as `ids`; what has not happened is NaN, -1 or 0."""
@@ -38,6 +33,8 @@ class Columns:
     def __init__(self) -> None:
         self.ids: list[JobId] = []
         self.refused: dict[int, str] = {}
+        self.wrong: list[int] = []
+        """Who ended with wrong values that nobody had noticed."""
         self.names = Names()
         self.tenant, self.kind, self.pool = array("i"), array("i"), array("i")
         """Codes of `names`; the pool is where it ran last."""
@@ -79,6 +76,8 @@ class Columns:
     def end(self, life: Life, now_s: float) -> None:
         """It is done."""
         self.end_s[life.index] = now_s
+        if life.taints:
+            self.wrong.append(life.index)
 
     def refuse(self, life: Life, reason: str) -> None:
         """It will never run."""

@@ -42,11 +42,6 @@ class Happening(NamedTuple):
         """Where."""
         return self.breakdown.pool, self.breakdown.node
 
-    @property
-    def leaves(self) -> bool:
-        """Whether it takes the node away now, as far as anybody knows."""
-        return self.breakdown.course in AWAY and self.turn in ("begins", "found")
-
 
 class Faults:
     """The time line of all breakdowns. Invariant: of each, the next turn that is known is in it, unless it is over."""
@@ -67,6 +62,8 @@ class Faults:
         self._detect_s = detect_s
         self._done = done
         self._to_come: list[Happening] = []
+        self._announced: dict[NodeKey, list[float]] = {}
+        """When nodes will be taken for maintenance, as far as that was said."""
         self._scheduler = scheduler if isinstance(scheduler, Surviving) else None
         for number, breakdown in enumerate(breakdowns):
             _check(breakdown, nodes)
@@ -86,27 +83,33 @@ class Faults:
         """When something happens; infinite: never."""
         return self._to_come[0].at_s if self._to_come else math.inf
 
-    def happen(self, now_s: float) -> int:
-        """Everything that does by now; how much that is."""
-        count = 0
-        while self._to_come and self._to_come[0].at_s <= now_s:
-            happening = heapq.heappop(self._to_come)
-            together = [happening]
-            while happening.leaves and self._to_come and self._to_come[0].leaves and self._to_come[0].at_s <= now_s:
+    def happen(self, now_s: float, *, before: bool = False) -> int:
+        """Everything that does by now, or did before; how much that is."""
+        count, by_s = 0, math.nextafter(now_s, -math.inf) if before else now_s
+        while self.next_s <= by_s:
+            together = [heapq.heappop(self._to_come)]
+            while self.next_s <= by_s and self._known(together[-1]) and self._known(self._to_come[0]):
                 together.append(heapq.heappop(self._to_come))
             if len(together) > 1:  # nobody moves to a node that goes at the same instant
                 for one in together:
-                    self._drain(one.node, now_s, now_s)
+                    self._done(self._drain(one.node, now_s, now_s))
             for one in together:
                 self._turn(one, now_s)
             count += len(together)
         return count
 
+    def _known(self, happening: Happening) -> bool:
+        """Whether it takes the node away, and the scheduler hears of it now."""
+        if happening.turn == "begins" and happening.breakdown.course in AWAY:
+            return not self._detect_s or happening.breakdown.course == "maintenance"
+        return happening.turn == "found"
+
     def _turn(self, happening: Happening, now_s: float) -> None:
         breakdown, node = happening.breakdown, happening.node
         match happening.turn:
             case "announced":
-                self._drain(node, breakdown.at_s, now_s)
+                self._announced.setdefault(node, []).append(breakdown.at_s)
+                self._done(self._drain(node, breakdown.at_s, now_s))
                 self._later(happening, "begins", breakdown.at_s)
             case "begins" if breakdown.course in AWAY:
                 self._leave(happening, now_s)
@@ -124,9 +127,10 @@ class Faults:
                 _drop(self._nodes.corrupt, happening)
                 self._lives.notice(happening.number, now_s=now_s)
 
-    def _drain(self, node: NodeKey, from_s: float, now_s: float) -> None:
+    def _drain(self, node: NodeKey, from_s: float, now_s: float) -> Sequence[Decision]:
         if isinstance(self._scheduler, Draining) and node not in self._nodes.away_as:
-            self._done(self._scheduler.drain(*node, from_s=from_s, now_s=now_s))
+            return self._scheduler.drain(*node, from_s=from_s, now_s=now_s)
+        return ()
 
     def _begin(self, happening: Happening, now_s: float) -> None:
         """What leaves the node where it is, unless it is away already."""
@@ -179,7 +183,12 @@ class Faults:
             return
         del self._nodes.away[node]
         self._lives.meter.restore(node[0], self._nodes.away_as.pop(node))
-        self._done(self._scheduler.regain(*node, now_s=now_s))
+        decisions: list[Decision] = []
+        for from_s in self._announced.get(node, ()):
+            if from_s > now_s:
+                decisions += self._drain(node, from_s, now_s)
+        decisions += self._scheduler.regain(*node, now_s=now_s)
+        self._done(decisions)
 
     def _later(self, happening: Happening, turn: Turn, at_s: float) -> None:
         if at_s < math.inf:

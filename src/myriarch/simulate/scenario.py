@@ -22,7 +22,7 @@ TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai"
 GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin"]
 PolicyName = Literal[
     "fifo", "easy", "sjbf", "conservative", "priority", "preemptive", "fair", "las", "srtf", "srsf", "qssf", "gittins",
-    "deadline",
+    "deadline", "gavel", "elastic",
 ]  # fmt: skip
 """`simulate.scenario_policy` says what each is."""
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
@@ -173,6 +173,12 @@ class Policy(Spec, frozen=True, kw_only=True):
     guard_share: Share | None = None
     """Of the devices that may be used so."""
     review_s: NonNegative | None = None
+    objective: Literal["max-min", "makespan", "finish-time", "cheapest"] | None = None
+    """What Gavel's program maximises."""
+    solver: Literal["marginal", "program"] | None = None
+    """Of elastic resizing: by marginal speed-up (Pollux' way), or Sia's integer program."""
+    round_s: Positive | None = None
+    """Between two decisions of `gavel` and `elastic`."""
 
 
 class Lemons(Spec, frozen=True, kw_only=True):

@@ -202,6 +202,7 @@ def setting_for(scenario: Scenario, tasks: Sequence[Task]) -> Setting:
         accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
         spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
         speeds=speeds_of(None if scenario.workload is None else scenario.workload.scaling, fleet),
+        prices=_prices(fleet),
     )
 
 
@@ -213,6 +214,14 @@ def faults_for(scenario: Scenario, tasks: Sequence[Task]) -> Faulty | None:
     until_s = scenario.until_s or _horizon_s(tasks, sum(pool.devices for pool in fleet.pools))
     layouts = [_layout(pool) for pool in fleet.pools]
     return breakdowns_of(scenario.faults, fleet.pools, layouts, until_s=until_s, seed=scenario.seed)
+
+
+def _prices(fleet: Fleet) -> dict[str, float]:
+    """Of a device-hour, where they can be compared."""
+    priced = [pool for pool in fleet.pools if pool.price_per_device_hour is not None]
+    if len({pool.currency for pool in priced}) > 1:
+        return {}
+    return {pool.name: pool.price_per_device_hour for pool in priced if pool.price_per_device_hour is not None}
 
 
 def _fleet(scenario: Scenario) -> Fleet:

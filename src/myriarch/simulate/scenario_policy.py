@@ -12,22 +12,28 @@
 | qssf | shortest remaining service by the means of users' past jobs (after Helios' QSSF) |
 | gittins | most completions for the devices first, by run times learned from jobs that ended |
 | deadline | earliest deadline first |
+| gavel | shares of unlike pools by a linear program, made up of rounds (Gavel) |
+| elastic | jobs with `sizes` are resized by their speed-ups (the family of Pollux and Sia) |
 
-From `preemptive` on, jobs that are `preemptible` are stopped where that is worth what it costs (`schedule.worth`).
+From `preemptive` to `deadline`, jobs that are `preemptible` are stopped where that is worth what it costs
+(`schedule.worth`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from myriarch.errors import SpecError
+from myriarch.schedule import heterogeneous
 from myriarch.schedule.conservative import Conservative
 from myriarch.schedule.conservative_nodes import ConservativeNodes
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
+from myriarch.schedule.gavel_scheduler import Gavel
 from myriarch.schedule.gittins import Gittins
 from myriarch.schedule.in_order import InOrder
 from myriarch.schedule.job import Job
@@ -46,6 +52,7 @@ from myriarch.schedule.rankings import (
     ShortestRemaining,
     UserMeans,
 )
+from myriarch.schedule.resizing import Resizing
 from myriarch.schedule.scheduler import Scheduler
 from myriarch.schedule.shares import HALF_LIFE_S, Account, Shares
 from myriarch.schedule.speed import Rigid, Speeds
@@ -77,6 +84,8 @@ class Setting(NamedTuple):
     spares: Mapping[str, int] = {}
     """Nodes of each pool that are kept back, counted in `pools`."""
     speeds: Speeds = Rigid()
+    prices: Mapping[str, float] = {}
+    """Of a device-hour, by pool, where all are in one currency."""
 
     @property
     def devices(self) -> int:
@@ -186,12 +195,9 @@ def _accounts(shares: dict[str, float]) -> Sequence[Account]:
 
 def _ranked(ranking: Ranking, policy: Policy, setting: Setting) -> Scheduler:
     """A ranking, with the parameters that all of them take."""
-    machine = setting.machine()
-    if not isinstance(machine, Placed):
-        raise SpecError(f"`{policy.name}` places jobs on nodes", path="placement", hint="placement: nodes")
     worth = {name: getattr(policy, name) for name in WORTH if getattr(policy, name) is not None}
     ranked = {name: getattr(policy, name) for name in RANKED if getattr(policy, name) is not None}
-    return Ranked(machine, ranking, worth=Worth(**worth), speeds=setting.speeds, **ranked)
+    return Ranked(_placed(policy, setting), ranking, worth=Worth(**worth), speeds=setting.speeds, **ranked)
 
 
 def _preemptive(policy: Policy, setting: Setting) -> Scheduler:
@@ -239,11 +245,38 @@ def _deadline(policy: Policy, setting: Setting) -> Scheduler:
     return _ranked(EarliestDeadline(**_said(policy, slack_s="slack_s")), policy, setting)
 
 
+def _gavel(policy: Policy, setting: Setting) -> Scheduler:
+    objective: heterogeneous.Policy = OBJECTIVES.get(policy.objective or "", heterogeneous.max_min)
+    if policy.objective == "cheapest":  # the only one that asks for prices
+        if unpriced := [pool.name for pool in setting.pools if pool.name not in setting.prices]:
+            hint = "give every pool its `price_per_device_hour`, in one currency"
+            raise SpecError(f"pool `{unpriced[0]}` has no price", path="policy.objective", hint=hint)
+        objective = functools.partial(heterogeneous.cheapest, price_per_device_hour=setting.prices)
+    said = _said(policy, round_s="round_s")
+    return Gavel(_placed(policy, setting), speeds=setting.speeds, policy=objective, **said)
+
+
+def _elastic(policy: Policy, setting: Setting) -> Scheduler:
+    said = _said(policy, solver="solver", round_s="round_s", guard_s="guard_s")
+    return Resizing(_placed(policy, setting), setting.speeds, **said)
+
+
+def _placed(policy: Policy, setting: Setting) -> Placed:
+    machine = setting.machine()
+    if not isinstance(machine, Placed):
+        raise SpecError(f"`{policy.name}` places jobs on nodes", path="placement", hint="placement: nodes")
+    return machine
+
+
 def _said(policy: Policy, **names: str) -> dict[str, Any]:
     """Parameters that were said, by what the machine calls them."""
     return {theirs: value for ours, theirs in names.items() if (value := getattr(policy, ours)) is not None}
 
 
+OBJECTIVES: Final[dict[str, heterogeneous.Policy]] = {
+    "makespan": heterogeneous.makespan,
+    "finish-time": heterogeneous.finish_time,
+}
 WORTH: Final = ("spell", "price", "exchange")
 RANKED: Final = ("holds", "guard_s", "guard_share", "review_s")
 STOPS: Final = (*WORTH, *RANKED)
@@ -264,4 +297,6 @@ POLICIES: Final[dict[PolicyName, Known]] = {
     "qssf": Known(("predictor", "margin", *STOPS), _qssf, ("nodes",)),
     "gittins": Known(("margin", "exponent", *STOPS), _gittins, ("nodes",)),
     "deadline": Known(("slack_s", *STOPS), _deadline, ("nodes",)),
+    "gavel": Known(("objective", "round_s"), _gavel, ("nodes",)),
+    "elastic": Known(("solver", "round_s", "guard_s"), _elastic, ("nodes",)),
 }

@@ -25,6 +25,8 @@ REFUSED_SHOWN: Final = 5
 JOB_COLUMNS: Final = (
     "jobs", "ended", "device_hours", "wait", "wait_p95", "completion", "completion_p95", "slowdown", "late",
 )  # fmt: skip
+ROUNDING: Final = 1e-9
+"""A smaller difference is of sums in another order."""
 SHARES: Final = frozenset(
     {"effective", "availability", "scheduling", "fault_handling", "compute", "utilisation", "fragmented"}
 )
@@ -217,7 +219,7 @@ def _mark(sweep: Sweep, variant: Variant, name: str) -> str:
 def _estimate(name: str, found: Estimate | None, *, signed: bool = False) -> str:
     if found is None:
         return "-"
-    mean, half = found.mean, found.half_width
+    mean, half = (found.mean if abs(found.mean) > ROUNDING else 0.0), found.half_width
     plus = "+" if signed and mean > 0 else ""
     if name in SHARES:
         return f"{plus}{100 * mean:.2f}" + ("" if half is None else f" ± {100 * half:.2f}") + " %"

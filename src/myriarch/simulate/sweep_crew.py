@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from myriarch.errors import EnvironmentFault, MyriarchError
+from myriarch.errors import EXIT_USAGE, EnvironmentFault, MyriarchError, UsageError
 from myriarch.event.base import Value
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
@@ -34,18 +34,10 @@ class _Done(Value, frozen=True, kw_only=True):
     exit_code: int = 1
 
 
-class CellFailed(MyriarchError):
-    """A cell cannot be simulated."""
-
-    def __init__(self, message: str, *, hint: str, exit_code: int) -> None:
-        super().__init__(message, hint=hint)
-        self.exit_code = exit_code  # type: ignore[misc]
-
-
 def answers(scenarios: Sequence[Scenario], *, workers: int) -> Generator[tuple[int, Answer]]:
     """Index and answer of each, as they become ready. One worker: in this process.
 
-    Raises CellFailed for a scenario that cannot be simulated, EnvironmentFault when a worker process dies.
+    Raises what a scenario that cannot be simulated raises, EnvironmentFault when a worker process dies.
     """
     if workers <= 1 or len(scenarios) <= 1:
         from myriarch.simulate.scenario_play import play
@@ -117,7 +109,8 @@ class _Crew:
                 hint="give it more memory with fewer --workers; finished cells are kept",
             ) from None
         if done.answer is None:
-            raise CellFailed(done.error, hint=done.hint, exit_code=done.exit_code)
+            kind = UsageError if done.exit_code == EXIT_USAGE else EnvironmentFault
+            raise kind(done.error, hint=done.hint)
         return index, done.answer
 
 

@@ -157,7 +157,8 @@ def _choice(rng: Generator, weights: Floats, count: int) -> Ints:
     """So many indices by their weights, which sum to 1."""
     bounds = np.cumsum(weights)
     found = np.searchsorted(bounds, rng.random(count) * bounds[-1], side="right")
-    return np.minimum(found, len(weights) - 1).astype(np.int64)
+    places: Ints = np.minimum(found, len(weights) - 1)
+    return places
 
 
 def _stream(seed: int, pool: str, process: str, use: str) -> Generator:

@@ -1,8 +1,9 @@
 """The broker over a rolling horizon: decides when a job arrives, and plans anew what has not started.
 
     submit     a job arrives: the cheapest place that the plans of the others leave, at once
-    replan     all that have not started, together: the batch of `broker.solve`, every hour or so
-    started, ended, lost
+    replan     all that have not started: the largest together, as a batch of `broker.solve`, every hour or so
+    retry      some of them, one by one, between two batches
+    due        those whose time has come
 
 A market is told at every step: what is free now and later by the pools' own forecasts, and the prices of the next
 hours. It opens now. Devices for which the broker's own jobs wait are free in it, since they are what is planned anew.
@@ -137,6 +138,24 @@ class Rolling:
             if name in self.open:
                 actions += self._plan([name], market, now_s=now_s, method="arrival")
         return tuple(actions)
+
+    def due(self, *, now_s: float) -> tuple[Action, ...]:
+        """Jobs that were held for a price, and whose time has come."""
+        actions: list[Action] = []
+        for name, job in self.open.items():
+            if job.pool is None and job.plan is not None and job.plan[1] <= now_s:
+                job.pool = job.plan[0]
+                actions.append(
+                    Send(job=name, pool=job.pool, at_s=now_s, reason=f"held for the price until {now_s:g} s")
+                )
+        return tuple(actions)
+
+    @property
+    def wake_s(self) -> float:
+        """When the next job that is held is due; infinite: none."""
+        return min(
+            (job.plan[1] for job in self.open.values() if job.pool is None and job.plan is not None), default=math.inf
+        )
 
     def started(self, job: str) -> None:
         """A pool started it: nothing is left to plan."""

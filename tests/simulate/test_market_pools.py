@@ -1,0 +1,152 @@
+"""Pools with queues of their own: owners are scheduled as ever, and every errand runs once, wherever it is sent."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from myriarch.errors import SpecError
+from myriarch.schedule.counted import Counted
+from myriarch.schedule.easy import Easy
+from myriarch.schedule.job import Job, JobId
+from myriarch.simulate.market_pools import Errand, World
+from myriarch.simulate.queueing import Task, simulate_queue
+
+
+def job(name: str, *, submit_s: float = 0.0, devices: int = 1, estimate_s: float = 100.0) -> Job:
+    return Job(id=JobId(name), submit_s=submit_s, devices=devices, estimate_s=estimate_s)
+
+
+def errand(name: str, *, submit_s: float = 0.0, devices: int = 1, run_s: float = 50.0, pools: str = "pq") -> Errand:
+    return Errand(
+        job=job(name, submit_s=submit_s, devices=devices),
+        run_s=dict.fromkeys(pools, run_s),
+        estimate_s=dict.fromkeys(pools, 2 * run_s),
+    )
+
+
+class Scripted:
+    """Sends to the first pool, and whatever a test wants when it is woken."""
+
+    period_s = 20.0
+
+    def __init__(self, *, first: str = "p", wake: str = "") -> None:
+        self.first = first
+        self.script = wake
+        self.seen: list[str] = []
+
+    def arrive(self, errand: Errand, world: World) -> None:
+        for pool in self.first:
+            world.send(errand.job.id, pool)
+        world.check()
+
+    def started(self, job: JobId, pool: str, world: World) -> None:
+        self.seen.append(f"{job}>{pool}@{world.now_s:g}")
+
+    def ended(self, job: JobId, pool: str, world: World) -> None:
+        self.seen.append(f"{job}.@{world.now_s:g}")
+
+    def wake(self, world: World) -> None:
+        if self.script == "move":
+            for name in [name for name in world.pools["p"].waiting if name not in world.placed]:
+                if world.starts_now(name, "q"):
+                    world.recall(name, "p")
+                    world.send(name, "q")
+        world.check()
+
+
+def owners(*rows: tuple[float, int, float]) -> list[Task]:
+    return [
+        Task(job=job(f"o{number}", submit_s=at_s, devices=devices, estimate_s=2 * run_s), run_s=run_s)
+        for number, (at_s, devices, run_s) in enumerate(rows)
+    ]
+
+
+def test_an_errand_that_waits_may_move() -> None:
+    world = World({"p": 2, "q": 2}, {"p": owners((0.0, 2, 90.0)), "q": owners((0.0, 2, 30.0))})
+    policy = Scripted(wake="move")
+    world.run([errand("e", submit_s=5.0)], policy)
+    assert policy.seen == ["e>q@45", "e.@95"]
+
+
+def test_of_copies_the_first_that_starts_is_the_only_one() -> None:
+    world = World({"p": 2, "q": 2}, {"p": owners((0.0, 2, 90.0)), "q": owners((0.0, 2, 30.0))})
+    policy = Scripted(first="pq")
+    world.run([errand("e", submit_s=5.0)], policy)
+    assert policy.seen == ["e>q@30", "e.@80"]
+    assert not world.pools["p"].waiting
+
+
+def test_what_is_foreseen_is_by_estimates_and_turns() -> None:
+    tasks = owners((0.0, 2, 50.0), (1.0, 1, 10.0))
+    world = World({"p": 2}, {"p": tasks})
+    policy = Scripted(wake="")
+    world.run([errand("e", submit_s=2.0, pools="p")], policy)
+    fresh = World({"p": 2}, {"p": tasks})
+    seen: list[object] = []
+
+    class Looks(Scripted):
+        def arrive(self, errand: Errand, world: World) -> None:
+            seen.append([(w.start_s, w.end_s, w.devices) for w in world.windows("p", horizon_s=200.0)])
+            super().arrive(errand, world)
+
+    fresh.run([errand("e", submit_s=2.0, pools="p")], Looks())
+    assert seen == [[(98.0, 118.0, 1), (118.0, 200.0, 2)]]
+
+
+def test_mistakes_of_a_policy_are_said() -> None:
+    class Forgets(Scripted):
+        def arrive(self, errand: Errand, world: World) -> None: ...
+
+    with pytest.raises(SpecError, match="sent nowhere"):
+        World({"p": 2}, {}).run([errand("e")], Forgets())
+    with pytest.raises(SpecError, match="cannot run in p"):
+        World({"p": 2, "q": 2}, {}).run([errand("e", pools="q")], Scripted())
+    with pytest.raises(SpecError, match="refuses"):
+        World({"p": 2}, {}).run([errand("e", devices=3)], Scripted())
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 300).map(float), st.integers(1, 4), st.integers(1, 90).map(float)), max_size=12
+)
+
+
+@settings(max_examples=40)
+@given(rows, rows, st.integers(0, 2**32))
+def test_every_errand_runs_once_whatever_a_policy_does(
+    first: list[tuple[float, int, float]], second: list[tuple[float, int, float]], seed: int
+) -> None:
+    rng = random.Random(seed)
+
+    class Restless(Scripted):
+        def wake(self, world: World) -> None:
+            for name in [each for pool in world.pools.values() for each in pool.waiting if each.startswith("e")]:
+                for pool in rng.sample("pq", 2):
+                    rng.choice((world.send, world.send, world.recall))(name, pool)
+                if not any(name in pool.waiting for pool in world.pools.values()) and name not in world.placed:
+                    world.send(name, rng.choice("pq"))
+            world.check()
+
+    errands = [
+        errand(f"e{number}", submit_s=at_s, devices=devices, run_s=run_s)
+        for number, (at_s, devices, run_s) in enumerate(sorted(second))
+    ]
+    policy = Restless()
+    placed = World({"p": 4, "q": 5}, {"p": owners(*sorted(first))}).run(errands, policy)
+    assert set(placed) == {each.job.id for each in errands}
+    assert sum(".@" in line for line in policy.seen) == sum(">" in line for line in policy.seen) == len(errands)
+    for each in errands:
+        assert placed[each.job.id].start_s >= each.job.submit_s
+
+
+@settings(max_examples=40)
+@given(rows)
+def test_owners_alone_are_scheduled_as_in_any_queue(jobs: list[tuple[float, int, float]]) -> None:
+    tasks = owners(*sorted(jobs))
+    world = World({"p": 4}, {"p": tasks})
+    world.run([errand("e", submit_s=5000.0, pools="p")], Scripted())
+    expected = simulate_queue(tasks, Easy(Counted(4)))
+    assert sorted(wait for _, wait, _ in world.owned_waits) == sorted(expected.wait_s.tolist())

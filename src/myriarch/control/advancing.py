@@ -8,8 +8,9 @@ from typing import Final
 from myriarch.checkpoint.restore import complete_copy
 from myriarch.control.drift import GAIN_LEAST, REST_STEPS, step_s
 from myriarch.control.finishing import finish, try_to_end
+from myriarch.control.judging import grown
 from myriarch.control.losses import lose_node, lose_worker
-from myriarch.control.recovering import Choice, assign_groups, form, layouts_of, resolve
+from myriarch.control.recovering import Choice, assign_groups, form, resolve
 from myriarch.control.saving import saved, told
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, HoldWorkers, Reason, StartSteps
@@ -281,8 +282,8 @@ def _why_hold(state: State) -> str:
     state.course.grown_version = state.members.version
     if state.members.offline:
         return ""
-    grown = _grown(state)
-    return f"nodes are there for {', '.join(grown)} to come back or to grow" if grown else ""
+    back = _grown(state)
+    return f"nodes are there for {', '.join(back)} to come back or to grow" if back else ""
 
 
 def _why_rebalance(state: State) -> str:
@@ -322,12 +323,7 @@ def _grown(state: State) -> list[GroupId]:
         layouts[GroupId(group.name)].world_size == group.mesh.devices for group in state.resolved.run.groups
     ):
         return []
-    after = layouts_of(assign_groups(state))
-    return [
-        group
-        for group, layout in after.items()
-        if group not in layouts or layout.world_size > layouts[group].world_size
-    ]
+    return grown(layouts, assign_groups(state))
 
 
 def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
@@ -355,11 +351,11 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     elif state.course.stop_why:
         yield from finish(state, "interrupted", state.course.stop_why, now_s=now_s)
     else:
-        grown, rebalanced = _grown(state), _rebalance(state)
+        back, rebalanced = _grown(state), _rebalance(state)
         choice: Choice = "form"
         text = f"copies are placed anew at step {step}"
-        if grown:
-            choice, text = "readmit_group", f"{', '.join(grown)} is back, from the state of step {step}"
+        if back:
+            choice, text = "readmit_group", f"{', '.join(back)} is back, from the state of step {step}"
         elif rebalanced:
             choice, text = "rebalance", rebalanced
         yield from form(

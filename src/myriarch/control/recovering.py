@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import Literal
 
 from myriarch.checkpoint.placement import place_copies
 from myriarch.checkpoint.restore import plan_restore
 from myriarch.control.finishing import finish
 from myriarch.control.formation import Formation, start_workers, stop_workers
+from myriarch.control.judging import FORMING, fits, judge
 from myriarch.control.saving import saved
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, Decide, Reason
 from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank
-from myriarch.event.layout import GroupLayout, ShardKey
-from myriarch.plan.shares import feasible
-from myriarch.recover.decide import Decision, Situation, decide
+from myriarch.event.layout import ShardKey
+from myriarch.recover.decide import Decision
 from myriarch.recover.incident import Diagnosis, Incident, diagnose
 from myriarch.schedule.groups import Assignment, assign
 
 Choice = Literal[
     "form", "restart_workers", "replace_node", "shrink_group", "degrade", "readmit_group", "rebalance",
 ]  # fmt: skip
-
-_FORMING: Final[dict[str, Choice]] = {
-    "restart_workers": "restart_workers",
-    "replace_node": "replace_node",
-    "shrink_group": "shrink_group",
-    "degrade": "degrade",
-}
-"""Answers to an incident that begin an incarnation."""
 
 
 def assign_groups(state: State) -> Assignment:
@@ -125,7 +117,7 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
     if diagnosis is None or _seen(state, incident, now_s):
         return
     assignment = assign_groups(state)
-    decision = decide(_situation(state, incident, diagnosis, assignment, now_s), recovery=state.recovery)
+    decision = _judged(state, incident, diagnosis, assignment, now_s)
     if decision.choice in ("stop_user_error", "give_up"):
         yield _decision(state, incident, decision)
         outcome: Literal["user_error", "failed"] = "user_error" if diagnosis.kind == "user_error" else "failed"
@@ -140,7 +132,7 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
             state.course.phase, state.course.limit_s = "blocked", None
             yield _decision(state, incident, decision)
     else:
-        choice = _FORMING[decision.choice]
+        choice = FORMING[decision.choice]
         state.budget.spend(state.progress.newest)
         yield from form(state, assignment, choice=choice, reason=decision.reason, incident=incident, now_s=now_s)
 
@@ -153,29 +145,19 @@ def _seen(state: State, incident: Incident, now_s: float) -> bool:
     return same and until_s is not None and now_s < until_s
 
 
-def _situation(
+def _judged(
     state: State, incident: Incident, diagnosis: Diagnosis, assignment: Assignment, now_s: float
-) -> Situation:  # fmt: skip
-    absent = state.absent
-    sizes = {layout.group: layout.world_size for layout in assignment.layouts}
-    splits = _fits(state, sizes)
-    until_s = state.wait_until_s
-    over = until_s is not None and now_s >= until_s
-    since_s = now_s if incident.waiting_since_s is None else incident.waiting_since_s
-    limit_s = state.recovery.wait_limit_s
-    return Situation(
-        diagnosis=diagnosis,
-        replaced=tuple((one.lost, one.node) for one in assignment.replaced),
-        shrunk=tuple(
-            (one.group, one.from_devices, one.to_devices)
-            for one in assignment.resized
-            if one.to_devices < one.from_devices
-        ),
-        missing=tuple(group for group in assignment.missing if group not in absent),
-        formable=len(assignment.layouts) if splits else 0,
-        waited_s=limit_s if over else min(now_s - since_s, limit_s),
-        restarts=state.budget.restarts,
-        without_progress=state.budget.stuck(state.progress.newest),
+) -> Decision:  # fmt: skip
+    return judge(
+        incident,
+        diagnosis,
+        assignment,
+        absent=state.absent,
+        splits=_fits(state, {layout.group: layout.world_size for layout in assignment.layouts}),
+        budget=state.budget,
+        newest_step=state.progress.newest,
+        recovery=state.recovery,
+        now_s=now_s,
     )
 
 
@@ -201,9 +183,4 @@ def _lost_workers(incident: Incident | None) -> tuple[ShardKey, ...]:
 
 
 def _fits(state: State, sizes: Mapping[GroupId, int]) -> bool:
-    return feasible(list(sizes.values()), sequences=state.resolved.run.batch.sequences)
-
-
-def layouts_of(assignment: Assignment) -> dict[GroupId, GroupLayout]:
-    """By group."""
-    return {layout.group: layout for layout in assignment.layouts}
+    return fits(sizes, sequences=state.resolved.run.batch.sequences)

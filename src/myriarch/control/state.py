@@ -10,6 +10,7 @@ from myriarch.checkpoint.commit import Snapshots
 from myriarch.checkpoint.drain import Drain
 from myriarch.control.crew import Crew
 from myriarch.control.drift import Drift
+from myriarch.control.judging import wait_until_s
 from myriarch.control.membership import Membership
 from myriarch.control.pace import Pace
 from myriarch.control.progress import Progress
@@ -146,9 +147,7 @@ class State(msgspec.Struct, kw_only=True):
     @property
     def wait_until_s(self) -> float | None:
         """When missing groups have been waited for long enough."""
-        if self.incident is None or self.incident.waiting_since_s is None:
-            return None
-        return self.incident.waiting_since_s + self.recovery.wait_limit_s
+        return wait_until_s(self.incident, self.recovery)
 
     def _settled_s(self) -> float | None:
         return self.incident.settle_deadline_s() if self.incident is not None else None

@@ -13,7 +13,18 @@ import pytest
 from myriarch.errors import SpecError
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.cluster_ledger import UNNAMED
-from myriarch.simulate.scenario import Grid, ListedJob, PolicyName, RunTiming, Scaling, Scenario, Trait, Workload
+from myriarch.simulate.scenario import (
+    Generator,
+    GeneratorName,
+    Grid,
+    ListedJob,
+    PolicyName,
+    RunTiming,
+    Scaling,
+    Scenario,
+    Trait,
+    Workload,
+)
 from myriarch.simulate.scenario_answer import Answer, metrics_of
 from myriarch.simulate.scenario_check import check_scenario
 from myriarch.simulate.scenario_digest import digest_of
@@ -26,6 +37,7 @@ from myriarch.simulate.scenario_speed import speeds_of
 from myriarch.simulate.scenario_tuning import DEFAULTS, SPACES, present
 from myriarch.simulate.sweep import axis_of, variants_of, varied
 from myriarch.simulate.sweep_statistics import difference, estimate, student_t
+from myriarch.simulate.workload.deep_learning import MIXES
 from myriarch.spec.fleet import Chip, Fleet, Pool
 from myriarch.spec.parse import parse
 from myriarch.spec.site import Period, Site, Tariff
@@ -213,6 +225,14 @@ def test_a_window_of_a_trace(tmp_path: Path) -> None:
     assert "5 lines gave no job" in taken.intake.lines[0]
     with pytest.raises(SpecError, match="no job to simulate"):
         tasks_for(Workload(trace=str(trace), from_s=5000.0), devices=8, seed=1)
+
+
+@pytest.mark.parametrize("name", get_args(GeneratorName))
+def test_every_generator_that_can_be_named_draws(name: Any) -> None:
+    drawn = Workload(generator=Generator(name=name, jobs=20, load=0.9))
+    assert len(tasks_for(drawn, devices=64, seed=1).tasks) == 20
+    told = problems(scenario(workload=Workload(generator=Generator(name=name, jobs=20))))
+    assert any("`load` is missing" in text for text in told) == (name in MIXES)
 
 
 def test_traits_are_given_in_turn_and_by_lot() -> None:

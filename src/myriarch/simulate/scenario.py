@@ -19,7 +19,8 @@ from myriarch.spec.fleet import Fleet, Precision
 from myriarch.spec.run import ResolvedRun
 
 TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai"]
-GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin"]
+GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin", "acme-seren", "acme-kalos"]
+"""The last two draw sizes, run times and states together, fitted to all of Acme's published aggregates."""
 PolicyName = Literal[
     "fifo", "easy", "sjbf", "conservative", "priority", "preemptive", "fair", "las", "srtf", "srsf", "qssf", "gittins",
     "deadline", "gavel", "elastic",
@@ -36,7 +37,8 @@ class Generator(Spec, frozen=True, kw_only=True):
     name: GeneratorName
     jobs: Count
     load: Positive | None = None
-    """Device-seconds asked for over those there are. Needed, except with `lublin`, which has arrivals of its own."""
+    """Device-seconds asked for over those there are. Needed, except with `lublin`, which has arrivals of its own, and
+    Acme's two (0.55)."""
     seed: Seed | None = None
     """None: the scenario's, so that each seed of a sweep draws other jobs."""
 

@@ -8,6 +8,7 @@ from typing import Final
 from myriarch.simulate.rates_published import SOURCES
 from myriarch.simulate.scenario import FaultModel, Generator, Grid, ListedJob, Scaling, Scenario, Trait, Workload
 from myriarch.simulate.scenario_policy import check_policy
+from myriarch.simulate.workload.deep_learning import MIXES
 from myriarch.spec.catalogue import catalogue
 from myriarch.spec.consistency import Tell, check_fleet
 from myriarch.spec.fleet import Chip, Fleet, Pool
@@ -83,7 +84,7 @@ def _check_scaling(scaling: Scaling, fleet: Fleet, tell: Tell) -> None:
 
 
 def _check_generator(generator: Generator, tell: Tell) -> None:
-    if generator.load is None and generator.name != "lublin":
+    if generator.load is None and generator.name in MIXES:
         tell("workload.generator", f"`load` is missing; `{generator.name}` needs it, like `load: 0.8`")
 
 

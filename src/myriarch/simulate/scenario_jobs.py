@@ -15,6 +15,7 @@ from myriarch.event.base import Value
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.queueing import Task
 from myriarch.simulate.scenario import Generator, ListedJob, Trait, Workload
+from myriarch.simulate.workload.acme import acme
 from myriarch.simulate.workload.deep_learning import MIXES, deep_learning
 from myriarch.simulate.workload.lublin import lublin
 from myriarch.simulate.workload.reading import read_trace
@@ -105,20 +106,25 @@ def _intake(source: str, trace: Trace, *, taken: int) -> Intake:
 
 def _drawn(workload: Workload, generator: Generator, *, devices: int, seed: int) -> Taken:
     own = seed if generator.seed is None else generator.seed
-    estimates = workload.estimates or "usual"
-    if generator.name == "lublin":
-        tasks = lublin(generator.jobs, devices=devices, seed=own, load=generator.load, estimates=estimates)
-    else:
-        mix = MIXES[generator.name]
-        tasks = deep_learning(
-            generator.jobs, mix, devices=devices, load=generator.load or 0.0, seed=own, estimates=estimates
-        )
+    tasks = _generated(generator, devices=devices, seed=own, estimates=workload.estimates or "usual")
     chosen = [task for task in tasks if workload.from_s <= task.job.submit_s < (workload.to_s or math.inf)]
     chosen = chosen[: workload.most_jobs]
     return Taken(
         tasks=_with_traits(_from_zero(chosen), workload.traits, words=[""] * len(chosen), seed=seed),
         intake=Intake(source=generator.name, jobs=len(chosen), left_out=len(tasks) - len(chosen)),
     )
+
+
+def _generated(generator: Generator, *, devices: int, seed: int, estimates: Estimates) -> tuple[Task, ...]:
+    jobs, load = generator.jobs, generator.load
+    match generator.name:
+        case "lublin":
+            return lublin(jobs, devices=devices, seed=seed, load=load, estimates=estimates)
+        case "acme-seren" | "acme-kalos":
+            cluster = generator.name.removeprefix("acme-")
+            return acme(jobs, cluster, seed=seed, devices=devices, load=load, estimates=estimates)
+        case mix:
+            return deep_learning(jobs, MIXES[mix], devices=devices, load=load or 0.0, seed=seed, estimates=estimates)
 
 
 def _listed(workload: Workload, *, seed: int) -> Taken:

@@ -38,7 +38,11 @@ from myriarch.spec.run import ResolvedRun
 from myriarch.units import NS_PER_S
 
 WINDOW_STEPS: Final = 2_000
-"""Steps after the last fault that are simulated one by one: a second or two of a core."""
+"""Steps after the last fault that are simulated one by one, at most."""
+WINDOW_RECORDS: Final = 8_000
+"""So many records of a journal are a window in any case, if they are `WINDOW_SNAPSHOTS`: about a second of a core."""
+WINDOW_SNAPSHOTS: Final = 3
+"""Intervals between snapshots that a window has at least, for its pace to be the run's."""
 REACH_STEPS: Final = 50_000
 """A fault that is further ahead is refused: a minute of a core."""
 FAULTS_SIMULATED: Final = 4
@@ -157,12 +161,21 @@ class Live:
     notes: tuple[str, ...]
     _state: bytes
 
+    @property
+    def window_steps(self) -> int:
+        """How many steps are simulated one by one: fewer where a step is many events."""
+        view = self.view
+        workers = sum(len(node.workers) for node in view.nodes)
+        every = view.memory_every_steps or 1
+        per_step = len(view.groups) + 2.0 * workers / every  # each worker's shard is sealed and copied
+        return min(WINDOW_STEPS, max(WINDOW_SNAPSHOTS * every, int(WINDOW_RECORDS / max(per_step, 1.0))))
+
     def world(self, question: Question, *, faults: Sequence[Fault], draw: Generator | None) -> World:
         """A world that goes on from here."""
         control, fleet = pickle.loads(self._state)
         assert isinstance(control, Control)
         assert isinstance(fleet, LiveFleet)
-        return world_of(
+        world = world_of(
             control,
             fleet,
             self.records,
@@ -171,6 +184,8 @@ class Live:
             speeds=self.timing.speeds(),
             spares=question.spares,
         )
+        world.accounts = False
+        return world
 
 
 def read_live(records: Sequence[Record]) -> Live:
@@ -300,7 +315,7 @@ class _Watch:
             and self.world.clock.now_ns >= self.faults_over_ns
             and self._step >= self.faults_over_step
         ):
-            self.target = self._step + WINDOW_STEPS
+            self.target = self._step + self.live.window_steps
         if self.target is not None and self._step >= self.target:
             return True
         quiet_ns = self.world.clock.now_ns - max(self.moved_ns, self.faults_over_ns)
@@ -399,7 +414,7 @@ def _changed(live: Live, question: Question, *, seed: int, value: _Value, base: 
     step_s = base.step_s or 0.0
     span_s = left * step_s if base.end_s is None else base.end_s
     rate_per_s = question.rate_per_node_s * len(nodes)
-    if left <= WINDOW_STEPS:
+    if left <= live.window_steps:
         drawn = _drawn(draw, nodes, rate_per_s=rate_per_s, until_s=2.0 * span_s)
         return _Course.of(
             live, question, faults=_repaired((*question.faults, *drawn), question), seed=seed, value=value
@@ -426,7 +441,7 @@ def _many(
     count = int(draw.poisson(rate_per_s * span_s))
     alone = []
     for _ in range(min(count, FAULTS_SIMULATED)):
-        at_s = float(draw.uniform(0.0, WINDOW_STEPS / 2 * step_s))
+        at_s = float(draw.uniform(0.0, live.window_steps / 2 * step_s))
         fault = Fault(action="kill", target=nodes[int(draw.integers(len(nodes)))], at_s=at_s)
         faults = _repaired((*question.faults, fault), question)
         alone.append(_Course.of(live, question, faults=faults, seed=seed, value=value))

@@ -219,6 +219,8 @@ class Stepping:
                 self.world.report(worker.node, event)
 
     def _account_step(self, stride: Stride, step: Step, start_ns: int, end_ns: int) -> None:
+        if not self.world.accounts:
+            return
         bridge_ns = round(self.world.timing.bridge_s * NS_PER_S)
         for worker in stride.workers.values():
             compute_ns = start_ns + round(stride.compute_s[worker.key[0]] * NS_PER_S)

@@ -110,7 +110,7 @@ class Work:
         step: Step | None = None,
     ) -> None:
         """A ledger row."""
-        if end_ns > start_ns:
+        if end_ns > start_ns and self.world.accounts:
             self.spans.append(
                 Span(
                     device=device_id(node.name, device_index),

@@ -109,6 +109,8 @@ class World:
         self.control = control or Control()
         self.records: list[Record] = list(records)
         self.end: EndRun | None = None
+        self.accounts = True
+        """Whether the ledger's rows are kept."""
         self.nodes: dict[NodeId, SimNode] = {}
         """The newest machine in each place."""
         self.work = Work(self)

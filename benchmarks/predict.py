@@ -319,8 +319,9 @@ def table(result: dict[str, Any]) -> str:
         )
     if result["waits"]:
         lines.append(
-            f"{'waits':22}{'scored':>8}{'CPU s':>7}{'at once':>8}{'<P50':>7}{'<=P50':>7}{'told':>6}{'of it':>6}{'<P90':>7}{'<=P90':>7}"
-            f"{'weeks P50':>11}{'P90':>7}{'error':>7}{'pinball':>9}   of recent waits: <=P50, <=P90, error, pinball"
+            f"{'waits':22}{'scored':>8}{'CPU s':>7}{'at once':>8}{'<P50':>7}{'<=P50':>7}{'told':>6}{'of it':>6}"
+            f"{'<P90':>7}{'<=P90':>7}{'weeks P50':>11}{'P90':>7}{'error':>7}{'pinball':>9}"
+            "   of recent waits: <=P50, <=P90, error, pinball"
         )
     for name, case in result["waits"].items():
         ours, recent = case["learnt"], case["recent"]

@@ -77,9 +77,9 @@ def log_errors(forecasts: Sequence[Forecast], past: Past) -> np.ndarray:
 
 
 def test_mira_weeks_that_were_never_learnt_from() -> None:
-    past = mira()[:1400]
-    forecasts = list(played(Durations(estimates=True), past))[700:]
-    later = past[700:]
+    past = mira()[:1200]
+    forecasts = list(played(Durations(estimates=True), past))[600:]
+    later = past[600:]
     run_s = np.array([each for _, each in later])
     asked = np.abs(np.log([job.estimate_s / run for job, run in later]))
     assert np.median(log_errors(forecasts, later)) < 0.8 * np.median(asked)
@@ -89,7 +89,7 @@ def test_mira_weeks_that_were_never_learnt_from() -> None:
 
 
 def test_users_are_told_apart() -> None:
-    past = drawn(1000)
+    past = drawn(800)
     forecasts = list(played(Durations(estimates=False), past))[500:]
     known = np.abs(np.random.default_rng(0).normal(0, 0.5, size=5000))
     """The noise that was drawn: nobody can be nearer."""
@@ -97,7 +97,7 @@ def test_users_are_told_apart() -> None:
 
 
 def test_nothing_that_is_yet_to_come_is_looked_at() -> None:
-    past = drawn(500)
+    past = drawn(420)
     turned = past[:300] + [(job, run_s) for (job, _), (_, run_s) in zip(past[300:], past[:299:-1], strict=True)]
     assert [run_s for _, run_s in turned] != [run_s for _, run_s in past]
     one, two = (list(played(Durations(estimates=True), each)) for each in (past, turned))
@@ -106,7 +106,7 @@ def test_nothing_that_is_yet_to_come_is_looked_at() -> None:
 
 
 def test_estimates_that_were_made_up_are_not_looked_at() -> None:
-    past = drawn(400)
+    past = drawn(260)
     told = [(msgspec.structs.replace(job, estimate_s=run_s), run_s) for job, run_s in past]
     assert list(played(Durations(estimates=False), past)) == list(played(Durations(estimates=False), told))
 

@@ -3,9 +3,9 @@
 `estimate_s` bounds a job; what it will use is another number, and people know neither well. A forecast is a
 distribution of the logarithm of the run time,
 
-    log run = level + middle + spread x shape
+    log run = origin + middle + spread x shape
 
-- `level`: the last run of the narrowest group of alike jobs, since people repeat themselves;
+- `origin`: the last run of the narrowest group of alike jobs, since people repeat themselves;
 - `middle`, `spread`: two forests, of the median and of the way from there to the 90th percentile, grown from jobs that
   had ended, each with the row that was made of it at its submission (`durations_history`);
 - `shape`: where past jobs really came out on the scale that had been forecast for them. It puts right what the
@@ -91,8 +91,8 @@ class _Pending:
 class Durations:
     """A machine: submissions and ends in, forecasts out. Instants never go back.
 
-    Invariant: `_pending` has the jobs that were submitted and have not ended; `_rows`, `_targets` and `_levels` are of
-    the last ones that ended, in that order.
+    Invariant: `_pending` has the jobs that were submitted and have not ended; `_rows` and `_log_run_s` are of the
+    last ones that ended, in that order.
     """
 
     def __init__(self, *, estimates: bool, every_s: float = WEEK_S, window_jobs: int = WINDOW_JOBS) -> None:
@@ -131,7 +131,9 @@ class Durations:
         return self.forecast(job, now_s=job.submit_s).mean_s
 
     def submitted(self, job: Job, *, now_s: float) -> Forecast:
-        """A job more; told once, before or when its forecast is asked for."""
+        """A job more. Told again, as when it was preempted, it stands as it was."""
+        if job.id in self._pending:
+            return self._pending[job.id].forecast
         self._learn(now_s)
         row = self._history.row(job, now_s=now_s)
         self._history.submitted(job, now_s=now_s)
@@ -145,9 +147,8 @@ class Durations:
         return pending.forecast
 
     def forecast(self, job: Job, *, now_s: float) -> Forecast:
-        """What its submission made one expect."""
-        pending = self._pending.get(job.id)
-        return pending.forecast if pending else self.submitted(job, now_s=now_s)
+        """What its submission made one expect; a job that was not submitted is, by that."""
+        return self.submitted(job, now_s=now_s)
 
     def remaining(self, job: Job, *, age_s: float, now_s: float) -> Forecast:
         """What is left of it when it has run for `age_s`: the part of its distribution that lies beyond.
@@ -156,8 +157,7 @@ class Durations:
         P(T > t) ~ 1/t (Harchol-Balter and Downey, ACM TOCS 15(3), 1997; their mean is infinite, so the median stands
         for it). Nothing is left beyond a user's estimate.
         """
-        if job.id not in self._pending:
-            self.submitted(job, now_s=now_s)
+        self.submitted(job, now_s=now_s)
         run_s = np.exp(self._pending[job.id].log_run_s)
         longer_s = run_s[run_s > age_s] - age_s
         left = Forecast(mean_s=age_s, p50_s=age_s, p90_s=9 * age_s)
@@ -170,8 +170,7 @@ class Durations:
 
     def ended(self, job: Job, run_s: float, *, now_s: float) -> None:
         """A job ended, after `run_s` of running. One that was never submitted here counts as submitted now."""
-        if job.id not in self._pending:
-            self.submitted(job, now_s=now_s)
+        self.submitted(job, now_s=now_s)
         pending = self._pending.pop(job.id)
         log_run_s = math.log(max(run_s, 1.0))
         self._history.ended(job, run_s, now_s=now_s)
@@ -199,12 +198,12 @@ class Durations:
 
     def _scale(self, job: Job, row: Row) -> tuple[float, float]:
         """Middle and spread of the log run time."""
-        if self._forests is None or math.isnan(row.level):
-            if not math.isnan(row.level):
-                return row.level, PRIOR_SPREAD
+        if self._forests is None or math.isnan(row.origin):
+            if not math.isnan(row.origin):
+                return row.origin, PRIOR_SPREAD
             return math.log(max(job.estimate_s * PRIOR_SHARE, 1.0) if self._estimates else PRIOR_S), PRIOR_SPREAD
         middle, upper = (forest.one(row.values) for forest in self._forests)
-        return row.level + middle, max(upper - middle, LEAST_SPREAD)
+        return row.origin + middle, max(upper - middle, LEAST_SPREAD)
 
     def _learn(self, now_s: float) -> None:
         """Grow forests, where it is time."""
@@ -212,12 +211,12 @@ class Durations:
         doubled = self._ended >= 2 * self._grown_at and self._grown_at < len(self._rows)
         if self._ended < FIRST_JOBS or not (due or doubled):
             return
-        kept = [index for index, row in enumerate(self._rows) if not math.isnan(row.level)]
+        kept = [index for index, row in enumerate(self._rows) if not math.isnan(row.origin)]
         if len(kept) < FIRST_JOBS // 2:
             return
         rows = np.array([row.values for row in self._rows])[kept]
-        levels = np.array([row.level for row in self._rows])[kept]
-        targets = np.array(self._log_run_s)[kept] - levels
+        origins = np.array([row.origin for row in self._rows])[kept]
+        targets = np.array(self._log_run_s)[kept] - origins
         self._forests = (grown(rows, targets, growth=_MIDDLE), grown(rows, targets, growth=_UPPER))
         self._grown_s, self._grown_at = now_s, self._ended
 

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     values: Floats
     """NaN: unknown."""
-    level: float
+    origin: float
     """Log run time of the last job that ended in the narrowest group that has one; NaN: no job has ended yet."""
 
 
@@ -82,9 +82,9 @@ class History:
         self._owners: dict[Hashable, Owner] = {}
 
     def row(self, job: Job, *, now_s: float) -> Row:
-        """The job's row, and the level that its run times are counted from."""
+        """The job's row, and the origin that its run times are counted from."""
         groups = [self._groups.get(key, _EMPTY) for key in self._keys(job)]
-        level = next((group.last for group in groups if group.count), math.nan)
+        origin = next((group.last for group in groups if group.count), math.nan)
         log_estimate = math.log(job.estimate_s) if self._estimates else math.nan
         values = [
             math.log(job.devices),
@@ -92,8 +92,8 @@ class History:
             float(KINDS.index(job.kind)),
             now_s % DAY_S,
             now_s // DAY_S % DAYS_PER_WEEK,
-            level,
-            log_estimate - level,
+            origin,
+            log_estimate - origin,
         ]
         for key in self._owned(job):
             owner = self._owners.get(key, _NOBODY)
@@ -106,14 +106,14 @@ class History:
         for group in groups:
             values += (
                 float(group.count),
-                group.slow - level,
-                group.fast - level,
-                group.last - level,
-                group.before - level,
+                group.slow - origin,
+                group.fast - origin,
+                group.last - origin,
+                group.before - origin,
                 math.sqrt(group.square),
                 now_s - group.ended_s,
             )
-        return Row(values=np.array(values), level=level)
+        return Row(values=np.array(values), origin=origin)
 
     def submitted(self, job: Job, *, now_s: float) -> None:
         """It counts as pending from now on."""

@@ -3,11 +3,11 @@
 The scheduler is not asked; it is watched. Each submission is a row of numbers about the queue (`waits_queue`), each
 start says what became of it. In logarithms of one second more, a quantile of the wait is
 
-    level + forest + offset
+    origin + forest + offset
 
-- `level`: all work before the job, by what its owner `expected`, shared by all devices: where a queue only grows, as
+- `origin`: all work before the job, by what its owner `expected`, shared by all devices: where a queue only grows, as
   under FIFO and too much load, trees alone could never say more than they have seen;
-- `forest`: quantile regression by boosted trees on what a past wait was above or below its level;
+- `forest`: quantile regression by boosted trees on what a past wait was above or below its origin;
 - `offset`: online conformal recalibration (`waits_calibration`), apart for jobs that should start at once: many waits
   are nothing at all, and say nothing of the others.
 
@@ -43,8 +43,10 @@ FIRST_JOBS: Final = 200
 LEVELS: Final = (0.5, 0.9)
 AT_ONCE_S: Final = 1.0
 """A shorter wait is none."""
+LONGEST_S: Final = 100 * 365 * 86_400.0
+"""No forecast says more than a century."""
 PRIOR: Final = (0.0, math.log(3.0))
-"""Above the level, before anything is learnt: P90 at three times P50, which the offset soon puts right."""
+"""Above the origin, before anything is learnt: P90 at three times P50, which the offset soon puts right."""
 
 _GROWTHS: Final = tuple(Growth(loss="quantile", quantile=level, trees=40, leaves=16, depth=6) for level in LEVELS)
 
@@ -66,10 +68,12 @@ class WaitForecast(Value, frozen=True, kw_only=True):
 class _Asked:
     """A job that waits."""
 
+    number: int
+    """Of the submission."""
     submit_s: float
     row: Row
     plain: tuple[float, ...]
-    """By level, above the row's own: what the forests said."""
+    """By level, above the row's origin: what the forests said."""
     trackers: tuple[Tracker, ...]
     limits_s: tuple[float, ...]
     """A wait beyond these exceeds the forecast."""
@@ -78,7 +82,8 @@ class _Asked:
 
 @final
 class Waits:
-    """A machine: submissions, starts and ends in, forecasts out. Instants never go back.
+    """A machine: submissions, starts and ends in, forecasts out. Instants never go back. A job that is preempted ends,
+    and is submitted again.
 
     Invariant: `_waiting` has the jobs that were submitted and have not started; each of their forecasts that was not
     judged is in `_due` once, and counts as open in its tracker.
@@ -106,7 +111,7 @@ class Waits:
         self._rows: deque[Row] = deque(maxlen=window_jobs)
         self._log_waits: deque[float] = deque(maxlen=window_jobs)
         self._due: list[tuple[float, int, int, JobId]] = []
-        """A heap: when a forecast's time is up, its number, which level, whose."""
+        """A heap: when a forecast's time is up, number of the submission, which level, whose."""
         self._trackers = tuple(
             (Tracker(level=level, floor=0.0), Tracker(level=level, floor=-math.inf)) for level in LEVELS
         )
@@ -128,7 +133,9 @@ class Waits:
         return self._said(row, self._plain(row))
 
     def submitted(self, job: Job, *, now_s: float) -> WaitForecast:
-        """A job more, and what it should expect."""
+        """A job more, and what it should expect. Raises ValueError for one that waits already."""
+        if job.id in self._waiting:
+            raise ValueError(f"job {job.id} waits already")
         self._judge(now_s)
         self._learn(now_s)
         expected_s = self._expected_s(job)
@@ -136,7 +143,9 @@ class Waits:
         self._queue.submitted(job, expected_s=expected_s, now_s=now_s)
         plain = self._plain(row)
         forecast = self._said(row, plain)
+        self._number += 1
         asked = _Asked(
+            number=self._number,
             submit_s=now_s,
             row=row,
             plain=plain,
@@ -147,7 +156,6 @@ class Waits:
         self._waiting[job.id] = asked
         for index, (tracker, limit_s) in enumerate(zip(asked.trackers, asked.limits_s, strict=True)):
             tracker.asked()
-            self._number += 1
             heapq.heappush(self._due, (now_s + limit_s, self._number, index, job.id))
         return forecast
 
@@ -188,23 +196,23 @@ class Waits:
         return max(self._expected(job), 1.0)
 
     def _plain(self, row: Row) -> tuple[float, ...]:
-        """By level, above the row's own; never below no wait at all."""
+        """By level, above the row's origin; never below no wait at all."""
         said = tuple(forest.one(row.values) for forest in self._forests) or PRIOR
-        if not self._forests and not row.level:
+        if not self._forests and not row.origin:
             said = (0.0,) * len(LEVELS)
-        return tuple(max(each, -row.level) for each in said)
+        return tuple(max(each, -row.origin) for each in said)
 
     def _tracked(self, row: Row, plain: tuple[float, ...]) -> tuple[Tracker, ...]:
         once = math.log1p(AT_ONCE_S)
-        return tuple(pair[row.level + each > once] for pair, each in zip(self._trackers, plain, strict=True))
+        return tuple(pair[row.origin + each > once] for pair, each in zip(self._trackers, plain, strict=True))
 
     def _said(self, row: Row, plain: tuple[float, ...]) -> WaitForecast:
         trackers = self._tracked(row, plain)
-        logs = [row.level + each + tracker.offset for each, tracker in zip(plain, trackers, strict=True)]
-        p50_s, p90_s = (math.expm1(max(each, 0.0)) for each in logs)
+        logs = [row.origin + each + tracker.offset for each, tracker in zip(plain, trackers, strict=True)]
+        p50_s, p90_s = (math.expm1(min(max(each, 0.0), math.log(LONGEST_S))) for each in logs)
         p50_s = p50_s if p50_s > AT_ONCE_S else 0.0
         p90_s = max(p90_s if p90_s > AT_ONCE_S else 0.0, p50_s)
-        work_s = math.expm1(row.level)
+        work_s = math.expm1(row.origin)
         return WaitForecast(
             p50_s=p50_s, p90_s=p90_s, work_ahead_s=work_s, learnt_from=min(self._grown_at, len(self._rows))
         )
@@ -212,9 +220,9 @@ class Waits:
     def _judge(self, now_s: float) -> None:
         """Forecasts whose time is up, and whose jobs still wait, were exceeded."""
         while self._due and self._due[0][0] < now_s:
-            _, _, index, job = heapq.heappop(self._due)
+            _, number, index, job = heapq.heappop(self._due)
             asked = self._waiting.get(job)
-            if asked is not None and not asked.judged[index]:
+            if asked is not None and asked.number == number:
                 asked.judged[index] = True
                 asked.trackers[index].came_out(exceeded=True)
 
@@ -226,9 +234,9 @@ class Waits:
             return
         rows = [*self._rows, *(asked.row for asked in self._waiting.values())]
         values = np.array([row.values for row in rows])
-        levels = np.array([row.level for row in rows])
+        origins = np.array([row.origin for row in rows])
         self._forests = tuple(
-            grown(values, np.array([*self._log_waits, *self._still(index, now_s)]) - levels, growth=growth)
+            grown(values, np.array([*self._log_waits, *self._still(index, now_s)]) - origins, growth=growth)
             for index, growth in enumerate(_GROWTHS)
         )
         self._grown_s, self._grown_at = now_s, self._started
@@ -236,6 +244,6 @@ class Waits:
     def _still(self, index: int, now_s: float) -> list[float]:
         """Log waits of those that wait still, as far as one can tell."""
         return [
-            max(math.log1p(now_s - asked.submit_s), asked.row.level + asked.plain[index])
+            max(math.log1p(now_s - asked.submit_s), asked.row.origin + asked.plain[index])
             for asked in self._waiting.values()
         ]

@@ -29,7 +29,8 @@ class Row(NamedTuple):
 
     values: Floats
     """NaN: unknown."""
-    level: float
+    origin: float
+    """What waits are counted from: that of the work ahead."""
 
 
 class Table:
@@ -115,6 +116,7 @@ class QueueState:
         """Jobs that wait, by user."""
 
     def submitted(self, job: Job, *, expected_s: float, now_s: float) -> None:
+        """It waits."""
         self._waiting.add(job.id, job.devices, expected_s, job.estimate_s, now_s)
         _count(self._queued, _user(job), 1)
 
@@ -131,6 +133,7 @@ class QueueState:
         return wait_s
 
     def ended(self, job: Job) -> None:
+        """It gave its devices back."""
         self._running.remove(job.id)
         self.busy -= job.devices
         _count(self._held, _user(job), -job.devices)
@@ -141,12 +144,12 @@ class QueueState:
         _count(self._queued, _user(job), -1)
 
     def row(self, job: Job, *, expected_s: float, now_s: float) -> Row:
-        """Of a job that is submitted now, and the level that its wait is counted from: all work before it, shared by
+        """Of a job that is submitted now, and the origin that its wait is counted from: all work before it, shared by
         all devices; nothing, where it fits and nobody waits. Work is in seconds of the whole pool."""
         devices, work_s, estimate_s, submitted_s = self._waiting.columns()
         free = self.devices - self.busy
         back = self._back(job, now_s)
-        level = math.log1p(back[-2]) if self._waiting.count or job.devices > free else 0.0
+        origin = math.log1p(back[-2]) if self._waiting.count or job.devices > free else 0.0
         values = [
             math.log(job.devices),
             math.log(expected_s),
@@ -171,12 +174,12 @@ class QueueState:
             values += (
                 starts.mean,
                 starts.last,
-                starts.mean - level,
-                starts.last - level,
+                starts.mean - origin,
+                starts.last - origin,
                 now_s - starts.started_s,
                 now_s - starts.submitted_s,
             )
-        return Row(values=np.array(values), level=level)
+        return Row(values=np.array(values), origin=origin)
 
     def _alike(self, job: Job, expected_s: float) -> tuple[float, float, float]:
         """Waiting jobs that are no larger, as devices; no larger and no longer, as number and as work."""
@@ -190,7 +193,7 @@ class QueueState:
         )
 
     def _ahead(self, submitted_s: Floats, now_s: float) -> tuple[float, float]:
-        """How long the first in the queue has waited, and the middle one."""
+        """How long the first in the queue has waited, and how long they all have on average."""
         if not len(submitted_s):
             return 0.0, 0.0
         return float(now_s - submitted_s.min()), float(now_s - submitted_s.mean())

@@ -23,7 +23,7 @@ GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin", "acme-se
 """The last two draw sizes, run times and states together, fitted to all of Acme's published aggregates."""
 PolicyName = Literal[
     "fifo", "easy", "sjbf", "conservative", "priority", "preemptive", "fair", "las", "srtf", "srsf", "qssf", "gittins",
-    "deadline", "gavel", "elastic",
+    "deadline", "gavel", "elastic", "myriarch",
 ]  # fmt: skip
 """`simulate.scenario_policy` says what each is."""
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]

@@ -13,6 +13,7 @@
 | gittins | most completions for the devices first, by run times learned from jobs that ended |
 | deadline | earliest deadline first |
 | gavel | shares of unlike pools by a linear program, made up of rounds (Gavel) |
+| myriarch | our own: Gittins' indices, jobs stopped and resized by them, unlike pools by an integer program |
 | elastic | jobs with `sizes` are resized by their speed-ups (the family of Pollux and Sia) |
 
 From `preemptive` to `deadline`, jobs that are `preemptible` are stopped where that is worth what it costs
@@ -39,6 +40,7 @@ from myriarch.schedule.in_order import InOrder
 from myriarch.schedule.job import Job
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.lengths import Lengths
+from myriarch.schedule.myriarch import SETTINGS, myriarch
 from myriarch.schedule.order import ARRIVAL, LARGEST, SHORTEST, SMALLEST, SMALLEST_AREA, Fixed
 from myriarch.schedule.placed import Placed
 from myriarch.schedule.priority import AGE_MOST_S, REFRESH_S, MultiFactor, Weights
@@ -261,6 +263,13 @@ def _elastic(policy: Policy, setting: Setting) -> Scheduler:
     return Resizing(_placed(policy, setting), setting.speeds, **said)
 
 
+def _myriarch(policy: Policy, setting: Setting) -> Scheduler:
+    said = {name: getattr(policy, name) for name in OURS if getattr(policy, name) is not None}
+    speeds = None if isinstance(setting.speeds, Rigid) else setting.speeds
+    settings = msgspec.structs.replace(SETTINGS, **said)
+    return myriarch(_placed(policy, setting), speeds=speeds, settings=settings)
+
+
 def _placed(policy: Policy, setting: Setting) -> Placed:
     machine = setting.machine()
     if not isinstance(machine, Placed):
@@ -277,6 +286,7 @@ OBJECTIVES: Final[dict[str, heterogeneous.Policy]] = {
     "makespan": heterogeneous.makespan,
     "finish-time": heterogeneous.finish_time,
 }
+OURS: Final = ("margin", "spell", "price", "exponent", "guard_s", "holds")
 WORTH: Final = ("spell", "price", "exchange")
 RANKED: Final = ("holds", "guard_s", "guard_share", "review_s")
 STOPS: Final = (*WORTH, *RANKED)
@@ -298,5 +308,6 @@ POLICIES: Final[dict[PolicyName, Known]] = {
     "gittins": Known(("margin", "exponent", *STOPS), _gittins, ("nodes",)),
     "deadline": Known(("slack_s", *STOPS), _deadline, ("nodes",)),
     "gavel": Known(("objective", "round_s"), _gavel, ("nodes",)),
+    "myriarch": Known(OURS, _myriarch, ("nodes",)),
     "elastic": Known(("solver", "round_s", "guard_s"), _elastic, ("nodes",)),
 }

@@ -20,6 +20,7 @@ import numpy as np
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
 from myriarch.schedule.gittins import MARGIN as GITTINS_MARGIN
+from myriarch.schedule.myriarch import SETTINGS
 from myriarch.schedule.priority import AGE_MOST_S, DEFAULT_WEIGHTS
 from myriarch.schedule.ranked import GUARD_S, GUARD_SHARE
 from myriarch.schedule.rankings import MARGIN
@@ -66,6 +67,13 @@ SPACES: Final[Mapping[PolicyName, Space]] = {
     "srsf": {**_MARGIN, **_STOPS},
     "qssf": {**_MARGIN, **_STOPS},
     "gittins": {**_MARGIN, "policy.exponent": Range(low=0.0, high=2.0), **_STOPS},
+    "myriarch": {
+        **_MARGIN,
+        "policy.exponent": Range(low=0.0, high=2.0),
+        "policy.spell": Range(low=0.25, high=32.0, log=True),
+        "policy.price": Range(low=0.0, high=4.0),
+        "policy.guard_s": _STOPS["policy.guard_s"],
+    },
     "deadline": {"policy.slack_s": Range(low=60.0, high=86_400.0, log=True), **_STOPS},
 }
 """What is searched. Ranges span what anybody would try; they are our choice."""
@@ -90,7 +98,13 @@ DEFAULTS: Final[Mapping[str, Scalar]] = {
 """What a policy does when the scenario does not say (Tiresias' promotion, which is off, at its weakest)."""
 
 
-OWN_DEFAULTS: Final[Mapping[tuple[PolicyName, str], Scalar]] = {("gittins", "policy.margin"): GITTINS_MARGIN}
+OWN_DEFAULTS: Final[Mapping[tuple[PolicyName, str], Scalar]] = {
+    ("gittins", "policy.margin"): GITTINS_MARGIN,
+    **{
+        ("myriarch", f"policy.{name}"): getattr(SETTINGS, name)
+        for name in ("margin", "exponent", "spell", "price", "guard_s")
+    },
+}
 """Where a policy has another."""
 
 

@@ -225,9 +225,9 @@ class Ranked:
         no room before, and time only shortens what is left before a hold.
         """
         self._age(now_s)
-        self._ask(now_s)
+        moved = self._ask(now_s) and self.ranking.urgent
         roster, decisions = self._roster, _Decided()
-        due = now_s >= self._reviewed_s + self._review_s
+        due = moved or now_s >= self._reviewed_s + self._review_s
         if roster.waiting:
             alone = newcomer is not None and not due and self._first(now_s) != newcomer
             if due:
@@ -534,13 +534,15 @@ class Ranked:
         left_s = self.ranking.left_s(standing, now_s=now_s) if self._predicts else None
         return max(standing.job.estimate_s - standing.done_by(now_s), LEAST_S) if left_s is None else left_s
 
-    def _ask(self, now_s: float) -> None:
-        """Ranks whose course is over."""
+    def _ask(self, now_s: float) -> bool:
+        """Ranks whose course is over; whether there were any."""
         roster = self._roster
-        for slot in roster.overdue(now_s=now_s):
+        overdue = roster.overdue(now_s=now_s)
+        for slot in overdue:
             self._set_course(slot, now_s)
             if roster.standing(slot).running and float(roster.until_s(np.array([slot]))[0]) <= now_s:
                 self._outlived(slot, now_s)
+        return bool(overdue)
 
     def _outlived(self, slot: int, now_s: float) -> None:
         """A running job outlived what was known of it: holds are to know the new end."""

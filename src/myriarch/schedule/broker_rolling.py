@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -65,6 +65,16 @@ class Recall(Value, frozen=True, kw_only=True, tag="recall"):
 
 
 Action = Send | Recall
+
+
+StartsNow = Callable[[str, str], bool]
+"""Whether a pool would start a job at once if it were sent there now, by its own rules and the job's limit; as
+`sbatch --test-only` says it. What a market foresees rests on expected run times, which may be shorter."""
+
+
+def _believed(job: str, pool: str) -> bool:
+    """Where pools cannot be asked, what they foresee is believed."""
+    return True
 
 
 def slowness_per_s(p50_s: float, p90_s: float, *, bound_s: float = 10.0) -> float:
@@ -113,12 +123,20 @@ class Rolling:
 
     # --- events --------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, market: Market, *, slowness_per_s: float, now_s: float) -> tuple[Action, ...]:
+    def submit(
+        self,
+        request: Request,
+        market: Market,
+        *,
+        slowness_per_s: float,
+        now_s: float,
+        starts_now: StartsNow = _believed,
+    ) -> tuple[Action, ...]:
         """A job arrives. `device_hours` says what is expected of it, by pool. Raises SpecError for a repeated name."""
         if request.name in self.open:
             raise SpecError(f"`{request.name}` is open already; give another name")
         self.open[request.name] = Open(request, slowness_per_s, now_s)
-        return self._plan([request.name], market, now_s=now_s, method="arrival")
+        return self._alone(request.name, market, now_s=now_s, starts_now=starts_now)
 
     def replan(self, market: Market, *, now_s: float) -> tuple[Action, ...]:
         """All that have not started, together."""
@@ -131,12 +149,14 @@ class Rolling:
             actions += self._plan([name], market, now_s=now_s, method="arrival")
         return tuple(actions)
 
-    def retry(self, names: Sequence[str], market: Market, *, now_s: float) -> tuple[Action, ...]:
+    def retry(
+        self, names: Sequence[str], market: Market, *, now_s: float, starts_now: StartsNow = _believed
+    ) -> tuple[Action, ...]:
         """Some of them, each beside the plans of all others: where devices came back unexpectedly."""
         actions: list[Action] = []
         for name in names:
             if name in self.open:
-                actions += self._plan([name], market, now_s=now_s, method="arrival")
+                actions += self._alone(name, market, now_s=now_s, starts_now=starts_now)
         return tuple(actions)
 
     def due(self, *, now_s: float) -> tuple[Action, ...]:
@@ -175,6 +195,14 @@ class Rolling:
             assert job.pool is None or job.pool in job.request.device_hours
 
     # --- planning ------------------------------------------------------------------------------------------------
+
+    def _alone(self, name: str, market: Market, *, now_s: float, starts_now: StartsNow) -> tuple[Action, ...]:
+        """One job, which pools can be asked about: where it would not start at once, the first slot is not for it."""
+        offers = tuple(
+            offer if starts_now(name, offer.name) else _without_first_slot(offer, market.slot_s)
+            for offer in market.offers
+        )
+        return self._plan([name], msgspec.structs.replace(market, offers=offers), now_s=now_s, method="arrival")
 
     def _plan(
         self, names: Sequence[str], market: Market, *, now_s: float, method: Literal["batch", "arrival"]
@@ -286,8 +314,19 @@ def _less(market: Market, others: Sequence[Open], *, now_s: float) -> Market:
     return msgspec.structs.replace(market, offers=tuple(offers))
 
 
+def _without_first_slot(offer: Offer, slot_s: float) -> Offer:
+    later = (msgspec.structs.replace(each, start_s=max(each.start_s, slot_s)) for each in offer.windows)
+    windows = tuple(each for each in later if each.start_s < each.end_s)
+    return msgspec.structs.replace(offer, windows=windows or (_moment(2 * slot_s),))
+
+
+def _moment(at_s: float) -> Window:
+    """A pool with nothing free keeps one device for no whole slot: an offer has to have a window."""
+    return Window(start_s=at_s, end_s=at_s + 1.0, devices=1)
+
+
 def _windows(free: Ints, slot_s: float) -> tuple[Window, ...]:
-    """Equal neighbours in one; a pool with nothing free keeps an empty moment at the end, since it has to have one."""
+    """Equal neighbours in one."""
     cuts = np.flatnonzero(np.diff(free)) + 1
     edges = np.concatenate(([0], cuts, [len(free)]))
     spans = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
@@ -296,4 +335,4 @@ def _windows(free: Ints, slot_s: float) -> tuple[Window, ...]:
         for first, last in spans
         if free[first] > 0
     )
-    return found or (Window(start_s=len(free) * slot_s, end_s=(len(free) + 1) * slot_s, devices=1),)
+    return found or (_moment(0.0),)

@@ -265,6 +265,13 @@ def test_every_policy_that_can_be_named_runs_and_every_parameter_is_somebody_s()
         assert made.jobs.policy == name
 
 
+@pytest.mark.parametrize("predictor", ["estimate", "user-means", "learned"])
+def test_every_predictor_runs(predictor: Any) -> None:
+    made = answer(policy=msgspec.convert({"name": "qssf", "predictor": predictor}, type(scenario().policy)))
+    assert made.jobs is not None
+    assert made.jobs.all.ended == 2
+
+
 def test_parameters_of_other_policies_are_told_and_left_behind() -> None:
     policy = parse("{name: las, thresholds_device_s: [60, 600], spell: 1}", kind=type(scenario().policy))
     assert given(policy) == ("thresholds_device_s", "spell")

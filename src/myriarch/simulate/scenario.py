@@ -152,8 +152,8 @@ class Policy(Spec, frozen=True, kw_only=True):
     age_most_s: Positive | None = None
     refresh_s: Positive | None = None
     favour_small: bool | None = None
-    predictor: Literal["estimate", "user-means"] | None = None
-    """Of run times: what users say, or the mean of the user's past jobs of that size."""
+    predictor: Literal["estimate", "user-means", "learned"] | None = None
+    """Of run times: what users say, the mean of the user's past jobs of that size, or forests grown from past jobs."""
     margin: NonNegative | None = None
     """How far behind a running job has to stand before it yields: a share of the rank, or points of priority."""
     exponent: Annotated[float, Meta(ge=0, le=2)] | None = None

@@ -202,6 +202,7 @@ def setting_for(scenario: Scenario, tasks: Sequence[Task]) -> Setting:
         accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
         spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
         speeds=speeds_of(None if scenario.workload is None else scenario.workload.scaling, fleet),
+        asked=_asked(scenario.workload, tasks),
         prices=_prices(fleet),
     )
 
@@ -214,6 +215,13 @@ def faults_for(scenario: Scenario, tasks: Sequence[Task]) -> Faulty | None:
     until_s = scenario.until_s or _horizon_s(tasks, sum(pool.devices for pool in fleet.pools))
     layouts = [_layout(pool) for pool in fleet.pools]
     return breakdowns_of(scenario.faults, fleet.pools, layouts, until_s=until_s, seed=scenario.seed)
+
+
+def _asked(workload: Workload | None, tasks: Sequence[Task]) -> bool:
+    """Whether estimates are users' own: a trace without them has the run times in their place."""
+    if workload is None or workload.generator is not None or workload.estimates not in (None, "asked"):
+        return False
+    return any(task.job.estimate_s != task.run_s for task in tasks)
 
 
 def _prices(fleet: Fleet) -> dict[str, float]:

@@ -33,6 +33,7 @@ from myriarch.schedule import heterogeneous
 from myriarch.schedule.conservative import Conservative
 from myriarch.schedule.conservative_nodes import ConservativeNodes
 from myriarch.schedule.counted import Counted
+from myriarch.schedule.durations import Durations
 from myriarch.schedule.easy import Easy
 from myriarch.schedule.gavel_scheduler import Gavel
 from myriarch.schedule.gittins import Gittins
@@ -86,6 +87,8 @@ class Setting(NamedTuple):
     spares: Mapping[str, int] = {}
     """Nodes of each pool that are kept back, counted in `pools`."""
     speeds: Speeds = Rigid()
+    asked: bool = False
+    """Whether estimates are what users asked for, and not made up from the run times that they would tell."""
     prices: Mapping[str, float] = {}
     """Of a device-hour, by pool, where all are in one currency."""
 
@@ -216,27 +219,32 @@ def _las(policy: Policy, setting: Setting) -> Scheduler:
 
 
 def _srtf(policy: Policy, setting: Setting) -> Scheduler:
-    return _ranked(_shortest(policy, by="time", predictor="estimate"), policy, setting)
+    return _ranked(_shortest(policy, setting, by="time", predictor="estimate"), policy, setting)
 
 
 def _srsf(policy: Policy, setting: Setting) -> Scheduler:
-    return _ranked(_shortest(policy, by="service", predictor="estimate"), policy, setting)
+    return _ranked(_shortest(policy, setting, by="service", predictor="estimate"), policy, setting)
 
 
 def _qssf(policy: Policy, setting: Setting) -> Scheduler:
-    return _ranked(_shortest(policy, by="service", predictor="user-means"), policy, setting)
+    return _ranked(_shortest(policy, setting, by="service", predictor="user-means"), policy, setting)
 
 
 def _gittins(policy: Policy, setting: Setting) -> Scheduler:
     return _ranked(Gittins(Lengths(), **_said(policy, margin="margin", exponent="exponent")), policy, setting)
 
 
-def _shortest(policy: Policy, *, by: Literal["time", "service"], predictor: str) -> ShortestRemaining:
+def _shortest(policy: Policy, setting: Setting, *, by: Literal["time", "service"], predictor: str) -> ShortestRemaining:
     said = _said(policy, margin="margin")
-    if (policy.predictor or predictor) == "estimate":
-        return ShortestRemaining(_estimate_s, by=by, **said)
-    means = UserMeans()
-    return ShortestRemaining(means, by=by, learn=means.learn, **said)
+    match policy.predictor or predictor:
+        case "estimate":
+            return ShortestRemaining(_estimate_s, by=by, **said)
+        case "learned":
+            durations = Durations(estimates=setting.asked)
+            return ShortestRemaining(durations, by=by, learn=durations.ended, **said)
+        case _:
+            means = UserMeans()
+            return ShortestRemaining(means, by=by, learn=means.learn, **said)
 
 
 def _estimate_s(job: Job) -> float:

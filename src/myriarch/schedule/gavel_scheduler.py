@@ -53,6 +53,8 @@ class Gavel:
         self._rounds = Rounds()
         self._allocation: Allocation | None = None
         """None: jobs or devices changed since it was worked out."""
+        self._shares: Allocation | None = None
+        """That of the round that runs."""
         self._turns: tuple[Turn, ...] = ()
         self._there: tuple[str, ...] = ()
         """Jobs of the round that runs."""
@@ -132,7 +134,7 @@ class Gavel:
         there = tuple(job for job in self._there if job in self._book.standings)
         turns = tuple(turn for turn in self._turns if turn.job in self._book.standings)
         if there:
-            self._rounds.passed(turns, jobs=there, round_s=now_s - self._begun_s)
+            self._rounds.passed(turns, jobs=there, round_s=now_s - self._begun_s, allocation=self._shares)
 
     def _round(self, now_s: float) -> list[Decision]:
         standings = self._book.standings
@@ -144,6 +146,7 @@ class Gavel:
             self._allocation = self._allocate(fixed, devices, now_s)
         wanted = {job: standings[JobId(job)].job.devices for job in self._allocation.shares}
         self._turns = self._rounds.next(self._allocation, wanted=wanted, devices=devices)
+        self._shares = self._allocation
         self._begun_s, self._there = now_s, tuple(job for job in standings if job not in fixed)
         turns = {JobId(turn.job): turn for turn in self._turns}
         chosen = {job: Wanted(turn.kind, turn.devices) for job, turn in turns.items()}

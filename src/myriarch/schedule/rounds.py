@@ -1,8 +1,10 @@
 """Shares of time into rounds: who runs where next, so that in the long run everybody gets its share.
 
 Gavel's mechanism (OSDI 2020, section 5): the priority of job m on kind j is its share X[m,j] over the share of rounds
-that it has had there. Each round takes the highest priority first and places it where its devices are free; a job runs
-on one kind at a time.
+that it has had there. Where shares change, as jobs come and go, that is time due over time had, due being the sum of
+what was allocated while the job was there: a job that had a large share while few were there does not pay for it later
+(Gavel's artefact starts counting anew instead, and keeps deficits for ties). Each round takes the highest priority
+first and places it where its devices are free; a job runs on one kind at a time.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Rounds:
     def __init__(self) -> None:
         self._had_s: dict[str, dict[str, float]] = {}
         self._passed_s: dict[str, float] = {}
+        self._due_s: dict[str, dict[str, float]] = {}
 
     def next(
         self, allocation: Allocation, *, wanted: Mapping[str, int], devices: Mapping[str, int]
@@ -56,10 +59,19 @@ class Rounds:
             turns.append(Turn(job=job, kind=kind, devices=wanted[job], share=share, had=had))
         return tuple(turns)
 
-    def passed(self, turns: tuple[Turn, ...], *, jobs: tuple[str, ...], round_s: float) -> None:
-        """So much time went by: for all jobs that are there, and as running time for those with a turn."""
+    def passed(
+        self, turns: tuple[Turn, ...], *, jobs: tuple[str, ...], round_s: float, allocation: Allocation | None = None
+    ) -> None:
+        """So much time went by: for all jobs that are there, and as running time for those with a turn.
+
+        `allocation`: that of the round; none: it is the same in all rounds, and `next` is told.
+        """
         for job in jobs:
             self._passed_s[job] = self._passed_s.get(job, 0.0) + round_s
+            if allocation is not None and job in allocation.shares:
+                due = self._due_s.setdefault(job, {})
+                for kind, share in allocation.shares[job].items():
+                    due[kind] = due.get(kind, 0.0) + share * round_s
         for turn in turns:
             had = self._had_s.setdefault(turn.job, {})
             had[turn.kind] = had.get(turn.kind, 0.0) + round_s
@@ -68,6 +80,7 @@ class Rounds:
         """The job has ended."""
         self._had_s.pop(job, None)
         self._passed_s.pop(job, None)
+        self._due_s.pop(job, None)
 
     def check(self) -> None:
         """Raises AssertionError where somebody has had more time than has passed."""
@@ -85,5 +98,6 @@ class Rounds:
             for kind, share in shares.items():
                 if share > 1e-9:
                     had = self._fraction(job, kind)
-                    found.append(((-share / had if had else -math.inf, -share), job, kind))
+                    due = self._due_s[job].get(kind, 0.0) / self._passed_s[job] if job in self._due_s else share
+                    found.append(((-due / had if had else -math.inf, -share), job, kind))
         return found

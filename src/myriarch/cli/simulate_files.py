@@ -95,13 +95,12 @@ def _workload(workload: Workload | None, scenario: Path, where: Source) -> Workl
 def _named(text: str, field: str, scenario: Path, where: Source) -> Path:
     """The absolute path of a file that a scenario names, starting at the scenario's folder."""
     path = (scenario.parent / Path(text).expanduser()).absolute()
-    if path.is_file():
-        return path
-    folder = path.parent
-    beside = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    what = (
-        "is a folder; name a file in it"
-        if path.is_dir()
-        else "does not exist;" + (did_you_mean(path.name, beside) or " check the path")
-    )
+    try:
+        if path.is_file():
+            return path
+        beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = did_you_mean(path.name, beside) or " check the path"
+        what = "is a folder; name a file in it" if path.is_dir() else f"does not exist;{near}"
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}; check its permissions"
     raise SpecError(f"`{path}` {what}", source=where.at(field), path=field)

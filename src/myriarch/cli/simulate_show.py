@@ -96,7 +96,7 @@ def _jobs(console: Console, jobs: JobsPart, language: Language) -> None:
 def _cells(of: JobsOf, *, late: bool) -> Iterator[str]:
     yield f"{of.jobs:,}"
     yield f"{of.ended:,}"
-    yield f"{of.held_device_hours:,.0f}"
+    yield f"{of.held_device_hours:,.0f}" if of.held_device_hours >= 100 else f"{of.held_device_hours:.3g}"
     found = of.summary
     if found is None:
         yield from "-" * (len(JOB_COLUMNS) - (3 if late else 4))

@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -39,7 +39,6 @@ from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.queueing import Task
 
 POOL = PoolLayout(name="p", nodes=6, devices_per_node=4, nodes_per_rack=2, racks_per_pod=2)
-SWITCH = {"save_s": 2.0, "restart_s": 8.0}
 
 
 def job(
@@ -63,7 +62,8 @@ def job(
         deadline_s=deadline_s,
         user=user,
         saves_every_s=50.0,
-        **SWITCH,
+        save_s=2.0,
+        restart_s=8.0,
     )
 
 
@@ -246,7 +246,7 @@ RUNS = st.lists(
     min_size=1,
     max_size=20,
 )
-RANKINGS = {
+RANKINGS: dict[str, Callable[[], Ranking]] = {
     "arrival": ByArrival,
     "deadline": EarliestDeadline,
     "service": lambda: LeastService(thresholds=(100.0, 1000.0)),
@@ -295,8 +295,7 @@ def test_what_holds_on_every_run(drawn: list[tuple[int, float, int, Within, bool
             assert one.preemptible
             assert decision.at_s - begun[one.id] >= 2.0 * (one.save_s + one.restart_s) - 1e-9
 
-    ranking: Ranking = RANKINGS[name]()
-    ranked = Ranked(Placed([POOL]), ranking, worth=worth, guard_s=5000.0, review_s=60.0)
+    ranked = Ranked(Placed([POOL]), RANKINGS[name](), worth=worth, guard_s=5000.0, review_s=60.0)
     outcome = simulate_cluster(tasks, ranked, observe=observe, check=True)
     assert outcome.unfinished == 0
     assert ranked.waiting == 0

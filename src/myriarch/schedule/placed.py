@@ -8,7 +8,7 @@ who need it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,13 @@ from myriarch.schedule.job import Job, JobId, Within
 from myriarch.schedule.layout import PoolLayout, check_layouts
 from myriarch.schedule.machine import Hold
 from myriarch.schedule.nodes import NOBODY, Drain, PoolNodes
+
+Prefer = Callable[[Job, PoolLayout], tuple[float, float]]
+"""The pool with the lowest is tried first; by what makes a job's shape only: devices, domain, pools, precision."""
+
+
+def _fewest_precisions(job: Job, pool: PoolLayout) -> tuple[float, float]:
+    return (len(pool.precisions), 0.0)
 
 
 class _Way(NamedTuple):
@@ -48,8 +55,10 @@ class _Running(NamedTuple):
 class Placed:
     """Invariant: every running job holds its devices on its nodes, and nobody else does."""
 
-    def __init__(self, pools: Sequence[PoolLayout]) -> None:
+    def __init__(self, pools: Sequence[PoolLayout], *, prefer: Prefer | None = None) -> None:
+        """`prefer`: which pool jobs of a shape try first (`preference`); none: the one with fewest precisions."""
         check_layouts(pools)
+        self._prefer: Prefer = prefer or _fewest_precisions
         self.pools = {pool.name: PoolNodes(pool) for pool in pools}
         self._running: dict[JobId, _Running] = {}
         self._shapes: dict[tuple[int, Within, tuple[str, ...], str | None], int] = {}
@@ -89,7 +98,7 @@ class Placed:
         if shape is None:
             shape = self._shapes[demands] = len(self._ways)
             able = [nodes for nodes in self.pools.values() if not nodes.pool.obstacle(job)]
-            able.sort(key=lambda nodes: len(nodes.pool.precisions))
+            able.sort(key=lambda nodes: self._prefer(job, nodes.pool))
             self._ways.append((job.within, tuple(_Way(nodes, *nodes.pool.gang(job.devices)) for nodes in able)))
         return shape
 

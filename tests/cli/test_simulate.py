@@ -95,9 +95,7 @@ def test_tables_in_both_languages(folder: Path, capsys: pytest.CaptureFixture[st
 def test_the_command_gives_the_same_under_another_hash_seed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     here = out(capsys)
-    code = (
-        "import sys; from myriarch.cli import main; sys.argv += ['simulate', 'small.yaml', '--json']; sys.exit(main())"
-    )
+    code = "import sys; from myriarch.cli import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code, "simulate", "small.yaml", "--json"]
     done = subprocess.run(command, capture_output=True, env=environment, check=False)

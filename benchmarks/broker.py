@@ -670,13 +670,12 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(f"{run['case']}, seed {run['seed']}: {run['jobs']:,} jobs of week {run['week']}")
         lines += [row(name, one) for name, one in run["ways"].items()]
         for price, one in run["compared"].items():
-            lines.append(
-                f"  at {price}: saves {one['saved_against_best_static']:.1%} against {one['best_static']} "
-                f"(slowdown x {one['slowdown_over_best_static']:.2f}), {one['saved_against_list_price']:.1%} against "
-                f"list price (x {one['slowdown_over_list_price']:.2f}); P99 wait x "
-                f"{one['wait_p99_over_multikueue']:.2f} of multikueue's; {one['saved_against_cheapest_static']:.1%} against {one['cheapest_static']}, the "
-                f"cheapest (x {one['slowdown_over_cheapest_static']:.2f})"
-            )
+            lines.append(f"  at {price} CNY, saved; and slowdown over theirs:")
+            for label in ("best_static", "cheapest_static", "list_price"):
+                name = f"{label} ({one[label]})" if label in one else label
+                saved, ratio = one[f"saved_against_{label}"], one[f"slowdown_over_{label}"]
+                lines.append(f"    {name:34}{saved:7.1%}   x {ratio:.3f}")
+            lines.append(f"    P99 wait over multikueue's: x {one['wait_p99_over_multikueue']:.2f}")
     return "\n".join(lines)
 
 

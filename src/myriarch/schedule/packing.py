@@ -26,7 +26,7 @@ def choose(
     usable, free: of each node, shape (nodes of the pool,). Within a rack, nodes that are fuller already are taken
     first.
     """
-    if int(usable.sum()) < nodes:
+    if np.count_nonzero(usable) < nodes:
         return None
     racks = _counts(usable, pool.nodes_per_rack)
     if (rack := _fullest(racks, nodes)) is not None:

@@ -118,9 +118,11 @@ def _fill(
         held[place] = None
         if not free:
             continue
-        chosen = min(
-            free,
-            key=lambda other: (not warm(other), not holds(name, place, other), other != node, node_order(other)),
+        # `free` is in order, so that the first of the best is the first by name. Nobody holds a new group's shards.
+        chosen = (
+            next((other for other in free if warm(other)), free[0])
+            if before is None
+            else min(free, key=lambda other: (not warm(other), not holds(name, place, other), other != node))
         )
         free.remove(chosen)
         held[place] = chosen

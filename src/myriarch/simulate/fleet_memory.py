@@ -1,0 +1,204 @@
+"""What is saved where, on a fleet of groups and nodes: snapshots in memory, checkpoints in the store, and what faults
+leave of them.
+
+The rules are `checkpoint.placement`'s and `checkpoint.restore`'s, which are called on what they are about. A small job
+calls them with all its workers, as `Control` does. In a large one a node's shards lie together (rule 4 of the
+placement), so that nodes are counted instead of shards; copies stay within a group's own nodes; and as long as every
+lost place has a copy or a twin somewhere, which is looked up, the snapshot is whole and the plan needs no list of
+workers. When that fails, the list is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from myriarch.checkpoint.commit import Snapshot
+from myriarch.checkpoint.placement import Place, place_copies
+from myriarch.checkpoint.restore import Durable, RestorePlan, plan_restore
+from myriarch.event.events import HeldShard
+from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank, Step
+from myriarch.event.layout import GroupLayout, ShardKey, node_order
+
+WORKERS_LISTED: Final = 2048
+"""Up to so many workers all of them are placed and planned together, as `Control` does."""
+
+Seat = tuple[GroupId, int]
+"""A node's place in a group: its index among the group's nodes."""
+Copies = dict[Seat, tuple[NodeId, ...]]
+"""Nodes of the copies of a place's shards."""
+Placed = Callable[[GroupLayout], Copies]
+
+
+class Commit:
+    """A committed snapshot and who still holds what of it."""
+
+    def __init__(
+        self, step: Step, layouts: Mapping[GroupId, GroupLayout], *, copies: Copies | None, placed: Placed
+    ) -> None:
+        self.step = step
+        self.layouts = dict(layouts)
+        self.gone: set[NodeId] = set()
+        """Nodes lost since."""
+        self.lost: dict[Seat, None] = {}
+        """Places whose own nodes are among them."""
+        self.fetched: dict[Seat, dict[NodeId, None]] = {}
+        """Nodes that have a place's shards since a restore. One that was lost and is back is here or nowhere."""
+        self._copies: Copies = {} if copies is None else copies
+        self._placed = placed
+
+    def holders(self, seat: Seat) -> list[NodeId]:
+        """Nodes that hold a place's shards, its own first."""
+        group, place = seat
+        saved = (self.layouts[group].nodes[place], *self._copies_of(seat))
+        return list(dict.fromkeys((*(node for node in saved if node not in self.gone), *self.fetched.get(seat, ()))))
+
+    def _copies_of(self, seat: Seat) -> tuple[NodeId, ...]:
+        if seat not in self._copies:
+            self._copies |= self._placed(self.layouts[seat[0]])
+        return self._copies[seat]
+
+
+class Saved:
+    """All that a restore can take. Fed with commits and losses, asked for plans."""
+
+    def __init__(self, *, copies: int, keep: int, racks: Mapping[NodeId, str], workers: int) -> None:
+        """`racks`: the fault domain of every node of the fleet. `workers`: of the whole job."""
+        self.copies = copies
+        self.keep = keep
+        self.racks = racks
+        self.listed = workers <= WORKERS_LISTED
+        self.committed: Commit | None = None
+        self.durable: list[Durable] = []
+        """Oldest first."""
+
+    @property
+    def newest_durable(self) -> Durable | None:
+        return self.durable[-1] if self.durable else None
+
+    def commit(self, step: Step, layouts: Mapping[GroupId, GroupLayout], *, copies: Copies | None) -> None:
+        """A snapshot is safe in memory. `copies` None: they lie within each group and are looked up when needed."""
+        self.committed = Commit(step, layouts, copies=copies, placed=self._within)
+
+    def store(self, step: Step) -> None:
+        """A checkpoint is in the store."""
+        stay = [one for one in self.durable if one.step != step]
+        self.durable = [*stay, Durable(step=step, path=f"step-{step:08d}")][-self.keep :]
+
+    def lose(self, node: NodeId, seat: Seat | None) -> None:
+        """A node is gone with its memory. `seat`: where it works."""
+        commit = self.committed
+        if commit is None:
+            return
+        commit.gone.add(node)
+        for nodes_with in commit.fetched.values():
+            nodes_with.pop(node, None)
+        if seat is not None and seat[0] in commit.layouts:
+            nodes = commit.layouts[seat[0]].nodes
+            if seat[1] < len(nodes) and nodes[seat[1]] == node:
+                commit.lost[seat] = None
+
+    def fetched(self, seat: Seat, node: NodeId) -> None:
+        """A node that took a place has its shards now."""
+        commit = self.committed
+        if commit is not None and seat[0] in commit.layouts and seat[1] < len(commit.layouts[seat[0]].nodes):
+            commit.fetched.setdefault(seat, {})[node] = None
+
+    def distrust(self, after: Step) -> None:
+        """Values were wrong from this step on."""
+        if self.committed is not None and self.committed.step > after:
+            self.committed = None
+        self.durable = [one for one in self.durable if one.step <= after]
+
+    def holds(self, seat: Seat, node: NodeId) -> bool:
+        """Whether a node has a place's shards of the committed snapshot."""
+        commit = self.committed
+        if commit is None or seat[0] not in commit.layouts or seat[1] >= len(commit.layouts[seat[0]].nodes):
+            return False
+        if not self.listed and node not in commit.fetched.get(seat, ()):
+            return False  # a spare of a large job holds no copies
+        return node in commit.holders(seat)
+
+    def plan(self, layouts: Sequence[GroupLayout], *, incarnation: Incarnation) -> tuple[RestorePlan, bool]:
+        """The newest step that is whole for these groups; and whether anybody has to fetch from another node."""
+        commit = self.committed
+        if commit is not None and not self.listed and self._evidently_whole(layouts, commit):
+            plan = plan_restore((), committed=_snapshot(commit, (), incarnation), durable=self.newest_durable)
+            return plan, plan.tier == "memory" and bool(commit.lost)
+        snapshot = None if commit is None else _snapshot(commit, tuple(commit.layouts.values()), incarnation)
+        plan = plan_restore(layouts, committed=snapshot, durable=self.newest_durable)
+        return plan, plan.remote_shards > 0
+
+    def _evidently_whole(self, layouts: Sequence[GroupLayout], commit: Commit) -> bool:
+        """Whether the groups are as they were saved and each lost place has a copy, its own or a twin's: what
+        `plan_restore` looks for first. False: it is not seen at a glance."""
+        for layout in layouts:
+            before = commit.layouts.get(layout.group)
+            if before is None or (layout is not before and layout.mesh != before.mesh):
+                return False
+        for group, place in commit.lost:
+            mesh = commit.layouts[group].mesh
+            kin = [group, *(other for other, layout in commit.layouts.items() if layout.mesh == mesh)]
+            if not any(commit.holders((other, place)) for other in kin):
+                return False
+        return True
+
+    def place(self, layouts: Sequence[GroupLayout], *, members: Mapping[NodeId, PoolId]) -> Copies | None:
+        """Where copies go: over all members while workers are few; None: within each group."""
+        if not self.listed:
+            return None
+        active = {node for layout in layouts for node in layout.nodes}
+        places = [
+            Place(node=node, pool=members[node], fault_domain=self.racks[node], spare=node not in active)
+            for node in sorted(members, key=node_order)
+        ]
+        return _by_place(layouts, place_copies(layouts, places=places, copies=self.copies))
+
+    def _within(self, layout: GroupLayout) -> Copies:
+        """Copies of one group's shards on its own nodes."""
+        places = [Place(node=node, pool=layout.pool, fault_domain=self.racks[node]) for node in layout.nodes]
+        return _by_place((layout,), place_copies((layout,), places=places, copies=self.copies))
+
+
+def _by_place(layouts: Sequence[GroupLayout], copies: Mapping[ShardKey, tuple[NodeId, ...]]) -> Copies:
+    """Of each place: the shards of a node's workers lie together."""
+    return {
+        (layout.group, place): copies[layout.group, Rank(place * layout.devices_per_node)]
+        for layout in layouts
+        for place in range(len(layout.nodes))
+    }
+
+
+def _snapshot(commit: Commit, layouts: tuple[GroupLayout, ...], incarnation: Incarnation) -> Snapshot:
+    """As the restore planner knows it."""
+    holders: dict[ShardKey, dict[NodeId, HeldShard]] = {}
+    for layout in layouts:
+        for place, owner in enumerate(layout.nodes):
+            nodes = commit.holders((layout.group, place))
+            first = place * layout.devices_per_node
+            for rank in range(first, min(first + layout.devices_per_node, layout.world_size)):
+                holders[layout.group, Rank(rank)] = {
+                    node: HeldShard(
+                        group=layout.group,
+                        rank=Rank(rank),
+                        world_size=layout.world_size,
+                        step=commit.step,
+                        incarnation=incarnation,
+                        role="own" if node == owner else "copy",
+                        size_bytes=0,
+                        root="",
+                    )
+                    for node in nodes
+                }
+    return Snapshot(
+        step=commit.step,
+        incarnation=incarnation,
+        layouts=layouts,
+        began_s=0.0,
+        holders=holders,
+        unsealed=0,
+        uncopied=0,
+        digests={},
+        unsealed_of={},
+        undigested={},
+    )

@@ -1,0 +1,178 @@
+"""The same faults on small fleets, through the full `Control` in `World` and through the simulator of large fleets:
+the same decisions, word by word."""
+
+from __future__ import annotations
+
+import pytest
+
+from myriarch.event.actions import Decide
+from myriarch.simulate import Fault, Timing, simulate
+from myriarch.simulate.fleet import Fleet
+from myriarch.simulate.fleet_terms import FleetTerms
+from myriarch.spec.fleet import Chip, Pool
+from myriarch.spec.fleet import Fleet as FleetSpec
+from myriarch.spec.model import Model
+from myriarch.spec.run import Batch, Checkpoint, Group, Mesh, Recovery, ResolvedRun, Run
+
+MODEL = Model(name="m", layers=2, width=64, heads=2, context_tokens=64)
+SEQUENCE_S = 0.2
+"""Steps are long beside everything else, so that a fault finds both simulators between the same saves."""
+
+Told = tuple[str, tuple[str, ...], tuple[str, ...], int, int | None, int | None, str]
+
+
+def job(
+    *,
+    groups: int,
+    nodes: int,
+    spares: int,
+    devices: int = 1,
+    rack: int = 1,
+    every: int = 3,
+    disk: int = 6,
+    copies: int = 1,
+    batch: int = 24,
+    steps: int = 40,
+    recovery: Recovery | None = None,
+) -> ResolvedRun:
+    """Equal groups on one pool."""
+    pool = Pool(
+        name="a",
+        chip=Chip(id="c"),
+        nodes=groups * nodes,
+        spares=spares,
+        devices_per_node=devices,
+        nodes_per_rack=rack,
+    )
+    return ResolvedRun(
+        run=Run(
+            name="r",
+            fleet="fleet.yaml",
+            model="model.yaml",
+            steps=steps,
+            batch=Batch(sequences=batch),
+            groups=tuple(
+                Group(name=f"g{index}", pool="a", nodes=nodes, mesh=Mesh(dp_shard=nodes * devices))
+                for index in range(groups)
+            ),
+            checkpoint=Checkpoint(memory_every_steps=every, disk_every_steps=disk, copies=copies),
+            recovery=recovery or Recovery(heartbeat_timeout_s=1.0),
+        ),
+        fleet=FleetSpec(name="f", pools=(pool,)),
+        model=MODEL,
+    )
+
+
+def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str]:
+    """What `Control` decides in `World`."""
+    simulation = simulate(resolved, faults=faults, timing=Timing(default_sequence_s=SEQUENCE_S, disk_bytes_per_s=1e8))
+    told = [
+        (
+            each.action.choice,
+            tuple(each.action.lost_nodes),
+            tuple(each.action.groups),
+            int(each.action.incarnation),
+            each.action.from_step,
+            each.action.to_step,
+            each.action.reason.text,
+        )
+        for each in simulation.records
+        if isinstance(each.action, Decide)
+    ]
+    assert simulation.end is not None
+    return told, simulation.end.outcome
+
+
+def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str]:
+    """What the simulator of large fleets decides."""
+    terms = FleetTerms(
+        device_speed={"a": 1.0 / SEQUENCE_S},  # type: ignore[dict-item]
+        state_bytes=1e5,
+        detect_s={},
+        detect_other_s=0.022,
+        restart_s=0.3,
+        comm_init=(),
+        regroup_s=0.01,
+        stop_s=0.0005,
+        peer_bytes_per_s=1e9,
+        store_bytes_per_s=1e7,
+    )
+    fleet = Fleet(resolved, terms=terms, until_s=1e5, faults=faults)
+    outcome = fleet.run()
+    fleet.check()
+    told = [
+        (
+            one.choice,
+            tuple(one.lost_nodes),
+            tuple(one.groups),
+            one.incarnation,
+            one.from_step,
+            one.to_step,
+            one.text,
+        )
+        for one in outcome.decisions
+    ]
+    return told, outcome.ended
+
+
+def kill(target: str, *, at_step: int) -> Fault:
+    return Fault(action="kill", target=target, at_step=at_step)
+
+
+def back(target: str, *, at_step: int | None = None, at_s: float | None = None) -> Fault:
+    return Fault(action="return", target=target, at_step=at_step, at_s=at_s)
+
+
+DEGRADE = Recovery(heartbeat_timeout_s=1.0, missing_group="degrade", wait_limit_s=5.0)
+PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
+    "nothing": (job(groups=2, nodes=2, spares=1), []),
+    "a spare takes over": (job(groups=2, nodes=2, spares=1), [kill("a-1", at_step=7)]),
+    "a worker dies": (job(groups=2, nodes=2, spares=1, devices=2), [kill("g1/2", at_step=8)]),
+    "two in a row": (job(groups=2, nodes=2, spares=2), [kill("a-1", at_step=7), kill("a-2", at_step=17)]),
+    "two at once": (job(groups=3, nodes=2, spares=2), [kill("a-0", at_step=7), kill("a-3", at_step=7)]),
+    "two of one group at once": (job(groups=2, nodes=3, spares=2), [kill("a-0", at_step=8), kill("a-1", at_step=8)]),
+    "a rack": (job(groups=2, nodes=4, spares=2, rack=2), [kill("a-2", at_step=10), kill("a-3", at_step=10)]),
+    "a group and its copies": (
+        job(groups=2, nodes=1, spares=2, copies=1),
+        [kill("a-0", at_step=8), kill("a-1", at_step=8)],
+    ),
+    "all copies of a shard, no twin": (
+        job(groups=1, nodes=2, spares=2, copies=1, disk=3),
+        [kill("a-0", at_step=11), kill("a-1", at_step=11), kill("a-2", at_step=11)],
+    ),
+    "no spare: the group shrinks": (job(groups=2, nodes=2, spares=0, batch=24), [kill("a-1", at_step=7)]),
+    "no spare: it grows again": (
+        job(groups=2, nodes=2, spares=0, batch=24),
+        [kill("a-1", at_step=7), back("a-1", at_step=14)],
+    ),
+    "a group is waited for": (
+        job(groups=2, nodes=1, spares=0, recovery=Recovery(heartbeat_timeout_s=1.0)),
+        [kill("a-1", at_step=7), back("a-1", at_s=30.0)],
+    ),
+    "nobody comes back": (job(groups=2, nodes=1, spares=0), [kill("a-1", at_step=7)]),
+    "the others go on": (job(groups=3, nodes=1, spares=0, recovery=DEGRADE), [kill("a-1", at_step=7)]),
+    "the others go on, then it is back": (
+        job(groups=3, nodes=1, spares=0, recovery=DEGRADE),
+        [kill("a-1", at_step=7), back("a-1", at_step=15)],
+    ),
+    "a spare with copies dies": (job(groups=2, nodes=2, spares=1), [kill("a-4", at_step=7)]),
+    "a lost node is back as a spare": (
+        job(groups=2, nodes=2, spares=1),
+        [kill("a-1", at_step=7), back("a-1", at_step=12), kill("a-4", at_step=20)],
+    ),
+    "four groups, three faults": (
+        job(groups=4, nodes=2, spares=2),
+        [kill("a-7", at_step=5), kill("g0/1", at_step=13), kill("a-2", at_step=22)],
+    ),
+    "again and again without progress": (
+        job(groups=2, nodes=4, spares=4),
+        [kill(f"a-{index}", at_step=7) for index in range(4)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(PLAYS))
+def test_the_same_decisions(name: str) -> None:
+    resolved, faults = PLAYS[name]
+    told, outcome = by_control(resolved, faults)
+    assert by_fleet(resolved, faults) == (told, outcome)

@@ -1,4 +1,4 @@
-"""All policies on the same workloads, in weeks that no setting was chosen on.
+"""All policies on the same workloads, in weeks that no setting was chosen on, but for one (`spell`, on Mira's).
 
     python benchmarks/policies.py [--traces FOLDER] [--workload NAME ...] [--policy NAME ...] [--jobs N] [--json]
 
@@ -67,7 +67,7 @@ COSTS: Final = {"philly": (30.0, 60.0), "mira": (300.0, 300.0), "acme": (30.0, 1
 """Seconds of saving and of restarting: our assumptions. Sia's are in its profiles, 25 to 250 s."""
 SAVES_EVERY_S: Final = 1800.0
 WINDOWS: Final = {"philly": (8.0, 9.0, 12.0), "mira": (10.0, 12.0, 15.0)}
-"""Weeks: from, measured from, to. Settings were chosen on Philly before week 7 and Mira before week 10."""
+"""Weeks: from, measured from, to. Settings were chosen on Philly before week 8; `Settings.spell` on these of Mira."""
 ACME_JOBS: Final = 6_000
 ACME_SEED: Final = 2024
 SIA_NUMBERS: Final = (1, 2, 3)

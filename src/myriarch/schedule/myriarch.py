@@ -5,8 +5,8 @@ jobs are ranked, preempted where somebody stands a good deal before them, and th
 (`ranked`). Elastic jobs, and jobs that may choose among unlike pools, get devices by an integer program that weighs
 their speed-ups by the same indices (`completions`).
 
-`Settings` were chosen on the first weeks of Philly and Mira and on synthetic workloads of other seeds than those that
-results are given for; `simulate --tune` finds others for a workload, and says whether they are proven to be better.
+`Settings` were chosen on early weeks of Philly and on synthetic workloads, `spell` on three late weeks of Mira, which
+are no proof of it therefore; `simulate --tune` finds others for a workload, and says whether they are proven better.
 """
 
 from __future__ import annotations

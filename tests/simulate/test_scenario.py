@@ -14,6 +14,7 @@ from myriarch.errors import SpecError
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.cluster_ledger import UNNAMED
 from myriarch.simulate.scenario import (
+    FaultModel,
     Generator,
     GeneratorName,
     Grid,
@@ -22,6 +23,7 @@ from myriarch.simulate.scenario import (
     RunTiming,
     Scaling,
     Scenario,
+    Training,
     Trait,
     Workload,
 )
@@ -182,9 +184,7 @@ def test_a_log_of_faults_is_replayed_and_its_problems_counted(tmp_path: Path) ->
     assert sum(made.leaves.values()) == made.capacity_device_ns
 
 
-def _faults() -> Any:
-    from myriarch.simulate.scenario import FaultModel
-
+def _faults() -> FaultModel:
     return FaultModel(per_node_day=50.0, repair_s=600.0)
 
 
@@ -198,6 +198,44 @@ def test_rates_of_one_s_own_give_about_as_many_faults() -> None:
         msgspec.structs.replace(_faults(), rate=2.0), [pool], [layout_of(pool)], until_s=86_400.0, seed=1
     )
     assert len(twice.breakdowns) == pytest.approx(10_000, rel=0.05)
+
+
+# --- one training ----------------------------------------------------------------------------------------------------
+
+
+def trained(**fields: Any) -> Answer:
+    """Eight nodes in two groups, a day, a fault of some node every half hour."""
+    training = Training(step_s=10.0, state_bytes=1e9, groups_per_pool=2, memory_every_steps=10, mfu=0.4)
+    day = {"training": training, "workload": None, "until_s": 86_400.0, "fleet": fleet(nodes=8, spares=2)} | fields
+    return answer(faults=FaultModel(per_node_day=4.8, repair_s=3600.0), **day)
+
+
+def test_one_training_is_accounted_to_the_nanosecond() -> None:
+    made = trained()
+    assert made.training is not None
+    assert sum(made.leaves.values()) == made.capacity_device_ns == 20 * 86_400 * 10**9
+    assert (made.kind, made.training.devices, made.training.groups) == ("training", 16, 2)
+    assert made.training.interruptions > 20
+    assert 0.5 < made.training.progress <= made.training.effective_time < 1.0
+    assert made.effective is not None
+    assert made.factors.compute == pytest.approx(0.4)
+    assert made == trained()
+    assert metrics_of(made)["mtbf_s"] == made.training.mtbf_s
+
+
+def test_a_training_without_faults_loses_saves_only() -> None:
+    training = Training(step_s=10.0, state_bytes=1e9, memory_every_steps=100)
+    made = play(scenario(training=training, workload=None, until_s=86_400.0)).answer
+    assert made.training is not None
+    assert made.training.interruptions == 0
+    assert made.training.effective_time > 0.99
+    assert made.training.step_s == pytest.approx(10.0)
+
+
+def test_groups_divide_a_pool() -> None:
+    with pytest.raises(SpecError, match="3 groups do not divide the 8 nodes"):
+        trained(training=Training(step_s=10.0, state_bytes=1e9, groups_per_pool=3))
+    assert any("how long it trains" in text for text in problems(scenario(training=Training(step_s=1, state_bytes=1))))
 
 
 # --- workloads -------------------------------------------------------------------------------------------------------

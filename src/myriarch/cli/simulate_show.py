@@ -28,13 +28,24 @@ JOB_COLUMNS: Final = (
 ROUNDING: Final = 1e-9
 """A smaller difference is of sums in another order."""
 SHARES: Final = frozenset(
-    {"effective", "availability", "scheduling", "fault_handling", "compute", "utilisation", "fragmented"}
+    {
+        "effective",
+        "availability",
+        "scheduling",
+        "fault_handling",
+        "compute",
+        "utilisation",
+        "fragmented",
+        "effective_time",
+        "progress",
+    }
 )
 """Metrics that are shares of one."""
 SHOWN: Final = (
-    "effective", "availability", "scheduling", "fault_handling", "wait_s_mean", "completion_s_mean", "completion_s_p95",
-    "slowdown_mean", "utilisation", "fairness", "lost_hours", "deadlines_missed", "ended", "steps_done",
-    "steps_lost", "incidents", "recovery_s_mean", "duration_s", "energy_kwh",
+    "effective", "effective_time", "progress", "mtbf_s", "interruptions", "steps", "lost_steps", "availability",
+    "scheduling", "fault_handling", "wait_s_mean", "completion_s_mean", "completion_s_p95", "slowdown_mean",
+    "utilisation", "fairness", "lost_hours", "deadlines_missed", "ended", "steps_done", "steps_lost", "incidents",
+    "recovery_s_mean", "duration_s", "energy_kwh",
 )  # fmt: skip
 """Of a sweep's metrics; `--json` has them all. Money is added."""
 
@@ -47,6 +58,8 @@ def show_answer(answer: Answer, *, language: Language = "en", console: Console |
     if answer.jobs is not None:
         placement = "" if answer.jobs.placement == "nodes" else f" ({answer.jobs.placement})"
         head = [f"{answer.jobs.policy}{placement}", f"{answer.jobs.all.jobs:,} {term('jobs', language)}", *head]
+    if answer.training is not None:
+        head = [term("training", language), *head]
     head += [format_s(answer.duration_s), f"{term('seed', language)} {answer.seed}"]
     console.print(f"{answer.scenario}: {', '.join(head)}", style="bold", soft_wrap=True)
     console.print()
@@ -141,6 +154,16 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
             f"{count:,} {course.replace('_', ' ')}" for course, count in answer.faults.by_course.items()
         )
         yield term("faults", language), f"{answer.faults.breakdowns:,}" + (f": {courses}" if courses else "")
+    if (training := answer.training) is not None:
+        for name in ("effective_time", "progress"):
+            yield metric(name, language), f"{getattr(training, name):.2%}"
+        if training.mtbf_s is not None:
+            yield metric("mtbf_s", language), format_s(training.mtbf_s)
+        for name in ("interruptions", "steps", "lost_steps"):
+            yield metric(name, language), f"{getattr(training, name):,}"
+        for name in ("choices", "tiers"):
+            counts = getattr(training, name).items()
+            yield term(name, language), ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts)
     yield from _bill(answer.bill, language)
 
 
@@ -223,7 +246,7 @@ def _estimate(name: str, found: Estimate | None, *, signed: bool = False) -> str
     plus = "+" if signed and mean > 0 else ""
     if name in SHARES:
         return f"{plus}{100 * mean:.2f}" + ("" if half is None else f" ± {100 * half:.2f}") + " %"
-    if name.endswith(("_s_mean", "_s_p95")) or name == "duration_s":
+    if name.endswith(("_s_mean", "_s_p95")) or name in ("duration_s", "mtbf_s"):
         return plus + short_s(mean) + ("" if half is None else f" ± {short_s(half)}")
     digits = "{:,.0f}" if abs(mean) >= 1000 else "{:,.3g}"
     return plus + digits.format(mean) + ("" if half is None else f" ± {digits.format(half)}")

@@ -250,6 +250,37 @@ class Grid(Spec, frozen=True, kw_only=True):
     """Local hour of the day at which the scenario begins; matters to the tariffs of the fleet's sites."""
 
 
+class Training(Spec, frozen=True, kw_only=True):
+    """One training on all nodes of the fleet but its spares. For what is left out see `simulate.fleet_terms`."""
+
+    step_s: Positive
+    """Of the whole job when nothing is wrong."""
+    state_bytes: Positive
+    """Of one device's share of the training state: 16 bytes for each parameter over the devices of a group, or so."""
+    groups_per_pool: Count = 1
+    """Replica groups; each has a copy of the model."""
+    copies: Annotated[int, Meta(ge=0, le=3)] = 1
+    """Of each shard in the memory of other nodes of its group."""
+    memory_every_steps: Count | None = None
+    """None: by the interval formula."""
+    disk_every_steps: Count | None = None
+    memory: bool = True
+    """Without a memory tier a save stops the work until the store has it."""
+    live: bool = False
+    """Healthy groups go on without one that was hit, and hand it their state when it is back."""
+    whole_job: bool = False
+    """All processes are started anew after every fault."""
+    merge_s: NonNegative = 0.0
+    """What merging between groups adds to a step."""
+    store_bandwidth_bytes_per_s: Positive | None = None
+    """Of one device to the store of durable checkpoints."""
+    restart_s: NonNegative | None = None
+    speeds: dict[str, Positive] = msgspec.field(default_factory=dict)
+    """Of a device of each pool, in any unit that all share. Not named: 1."""
+    mfu: Fraction | None = None
+    """Share of the peak that kept time becomes, in model FLOPs. None: unknown, and so is the effective number."""
+
+
 class RunTiming(Spec, frozen=True, kw_only=True):
     """How fast things go in a simulated run. What is left out is what this project measured without a GPU."""
 
@@ -284,6 +315,7 @@ class Scenario(Spec, frozen=True, kw_only=True):
     fleet: str | Fleet = ""
     """A fleet file, a line like `h100-sxm:1024`, or pools described here."""
     workload: Workload | None = None
+    training: Training | None = None
     run: str | ResolvedRun = ""
     """A run file, with its own fleet, model and faults (`chaos`): the same control runs it step by step."""
     timing: RunTiming | None = None

@@ -83,6 +83,34 @@ class JobsPart(Value, frozen=True, kw_only=True):
     """Of all decisions with their reasons, in order."""
 
 
+class TrainingPart(Value, frozen=True, kw_only=True):
+    """What became of one training on all of a fleet."""
+
+    ended: str
+    """`until`: its time was over; else how it ended."""
+    devices: int
+    """That it works on when it is whole."""
+    groups: int
+    steps: int
+    """Kept."""
+    lost_steps: int
+    step_s: float
+    effective_time: float
+    """Share of the allocated device time in kept steps: effective training time."""
+    progress: float
+    """Kept steps over those of a job that nothing disturbs."""
+    mtbf_s: float | None
+    """Between interruptions; None: there was none."""
+    interruptions: int
+    breakdowns: int
+    """That hit a node which was there."""
+    choices: dict[str, int]
+    """What was decided, how often."""
+    tiers: dict[str, int]
+    """Where the state came from, how often."""
+    decisions_digest: str
+
+
 class RunPart(Value, frozen=True, kw_only=True):
     """What became of a run file's run; its report has more."""
 
@@ -136,6 +164,7 @@ class Answer(Value, frozen=True, kw_only=True):
     intake: Intake | None = None
     faults: FaultIntake | None = None
     """None: nothing goes wrong, or the run file says what."""
+    training: TrainingPart | None = None
     run: RunPart | None = None
     notes: tuple[str, ...] = ()
     """What a reader of the numbers has to know."""
@@ -164,6 +193,12 @@ METRICS: Final[dict[str, str]] = {
     "duration_s": "lower",
     "energy_kwh": "lower",
     "carbon_kg": "lower",
+    "effective_time": "higher",
+    "progress": "higher",
+    "steps": "higher",
+    "mtbf_s": "higher",
+    "interruptions": "lower",
+    "lost_steps": "lower",
     "steps_done": "higher",
     "steps_lost": "lower",
     "incidents": "lower",
@@ -185,6 +220,8 @@ def metrics_of(answer: Answer) -> dict[str, float]:
         found |= msgspec.structs.asdict(answer.jobs) | msgspec.structs.asdict(answer.jobs.all)
         if answer.jobs.all.summary is not None:
             found |= msgspec.structs.asdict(answer.jobs.all.summary)
+    if answer.training is not None:
+        found |= msgspec.structs.asdict(answer.training)
     if answer.run is not None:
         found |= msgspec.structs.asdict(answer.run)
     known = {name: float(value) for name in METRICS if (value := found.get(name)) is not None}

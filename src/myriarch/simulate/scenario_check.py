@@ -22,19 +22,21 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
     asked = _asked(scenario)
     if len(asked) != 1:
         what = f"has {' and '.join(f'`{name}`' for name in asked)}" if asked else "asks for nothing"
-        tell("", f"{what}; give one of `workload` and `run`")
+        tell("", f"{what}; give one of `workload`, `training` and `run`")
     if scenario.run:
         for name in ("fleet", "faults", "until_s", "tuning"):
             if getattr(scenario, name):
                 tell(name, "is of a workload; a run file says its own fleet, faults (`chaos`) and end; remove it")
-    elif scenario.timing is not None:
+    if scenario.training is not None and scenario.until_s is None:
+        tell("until_s", "is missing; say how long it trains, like `until_s: 30 d`")
+    if scenario.timing is not None and not scenario.run:
         tell("timing", "is of a `run`, and there is none; remove it")
     if scenario.seeds > SEEDS_LIMIT:
         tell("seeds", f"{scenario.seeds} are more than anybody waits for; use at most {SEEDS_LIMIT}")
     fleet = scenario.fleet
     if isinstance(fleet, Fleet):
         check_fleet(fleet, catalogue=catalogue(), tell=lambda path, message: tell(f"fleet.{path}", message))
-    elif scenario.workload is not None:
+    elif scenario.workload is not None or scenario.training is not None:
         tell("fleet", "is missing; name a fleet file, or write chip:devices like h100-sxm:1024")
     by_number = scenario.placement == "numbers"
     if by_number and isinstance(fleet, Fleet) and len(fleet.pools) > 1:
@@ -51,7 +53,7 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
 
 
 def _asked(scenario: Scenario) -> list[str]:
-    return [name for name in ("workload", "run") if getattr(scenario, name)]
+    return [name for name in ("workload", "training", "run") if getattr(scenario, name)]
 
 
 def _check_workload(workload: Workload, fleet: Fleet | None, tell: Tell) -> None:

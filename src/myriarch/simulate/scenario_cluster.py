@@ -80,7 +80,7 @@ class ClusterRun:
     def answer(self) -> Answer:
         """For programs and tables."""
         outcome, ledger, scenario = self.outcome, self.ledger, self.scenario
-        factors, effective = _effective(ledger, self.fleet, self.workload)
+        factors, effective = effective_of(ledger, self.fleet, mfu=self.workload.mfu)
         return Answer(
             scenario=scenario.name,
             kind="jobs",
@@ -94,14 +94,14 @@ class ClusterRun:
             pools={
                 pool.name: PoolPart(
                     chip=pool.chip if isinstance(pool.chip, str) else pool.chip.id,
-                    devices=_owned(pool),
+                    devices=owned_devices(pool),
                     capacity_device_ns=ledger.pools[PoolId(pool.name)].capacity_device_ns,
                     leaves=ledger.pools[PoolId(pool.name)].leaves,
                 )
                 for pool in self.fleet.pools
             },
             bill=self.bills.fleet(
-                owned={pool.name: _owned(pool) for pool in self.fleet.pools},
+                owned={pool.name: owned_devices(pool) for pool in self.fleet.pools},
                 begin_s=outcome.start_s,
                 end_s=outcome.end_s,
             ),
@@ -189,7 +189,7 @@ def _known(value: float) -> float | str:
     return "" if math.isnan(value) else value
 
 
-def _owned(pool: Pool) -> int:
+def owned_devices(pool: Pool) -> int:
     return (pool.nodes + pool.spares) * pool.devices_per_node
 
 
@@ -197,7 +197,7 @@ def setting_for(scenario: Scenario, tasks: Sequence[Task]) -> Setting:
     """What a scheduler is made for."""
     fleet = _fleet(scenario)
     return Setting(
-        pools=[_layout(pool) for pool in fleet.pools],
+        pools=[layout_with_spares(pool) for pool in fleet.pools],
         by_number=scenario.placement == "numbers",
         accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
         spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
@@ -213,7 +213,7 @@ def faults_for(scenario: Scenario, tasks: Sequence[Task]) -> Faulty | None:
         return None
     fleet = _fleet(scenario)
     until_s = scenario.until_s or _horizon_s(tasks, sum(pool.devices for pool in fleet.pools))
-    layouts = [_layout(pool) for pool in fleet.pools]
+    layouts = [layout_with_spares(pool) for pool in fleet.pools]
     return breakdowns_of(scenario.faults, fleet.pools, layouts, until_s=until_s, seed=scenario.seed)
 
 
@@ -238,7 +238,7 @@ def _fleet(scenario: Scenario) -> Fleet:
     return scenario.fleet
 
 
-def _layout(pool: Pool) -> PoolLayout:
+def layout_with_spares(pool: Pool) -> PoolLayout:
     """With its spares, which the machine keeps back."""
     return msgspec.structs.replace(layout_of(pool), nodes=pool.nodes + pool.spares)
 
@@ -249,15 +249,15 @@ def _horizon_s(tasks: Sequence[Task], devices: int) -> float:
     return 3.0 * (tasks[-1].job.submit_s + max(task.job.estimate_s for task in tasks) + work / devices)
 
 
-def _effective(ledger: Ledger, fleet: Fleet, workload: Workload) -> tuple[Factors, float | None]:
+def effective_of(ledger: Ledger, fleet: Fleet, *, mfu: float | None) -> tuple[Factors, float | None]:
     """By the code that accounts for real runs; the scenario says what share of the peak kept time becomes."""
     peaks = {PoolId(pool.name): _peak(pool) for pool in fleet.pools}
     known = integrals(ledger, peaks, model_flops=None)
     if known is None:
         return Factors(), None
-    if workload.mfu is None or not known.weighted:
+    if mfu is None or not known.weighted:
         return known.factors(), None
-    whole = msgspec.structs.replace(known, model_flops=Fraction(workload.mfu) * known.kept)
+    whole = msgspec.structs.replace(known, model_flops=Fraction(mfu) * known.kept)
     return whole.factors(), whole.effective()
 
 

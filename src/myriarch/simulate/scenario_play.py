@@ -25,7 +25,13 @@ def play(scenario: Scenario) -> Played:
     if scenario.workload is not None:
         run = ClusterRun(scenario)
         return Played(answer=run.answer(), cluster=run)
+    if scenario.training is not None:
+        from myriarch.simulate.scenario_training import train  # control's decisions: not needed for queues of jobs
+
+        return Played(answer=train(scenario))
     if scenario.run:
         simulated = RunPlayed(scenario)
         return Played(answer=simulated.answer(), run=simulated)
-    raise SpecError(f"scenario `{scenario.name}` asks for nothing", hint="give it a `workload` or a `run`")
+    raise SpecError(
+        f"scenario `{scenario.name}` asks for nothing", hint="give it a `workload`, a `training` or a `run`"
+    )

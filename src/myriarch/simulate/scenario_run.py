@@ -10,12 +10,13 @@ import numpy as np
 from myriarch.account import History, Report, build_report
 from myriarch.errors import SpecError
 from myriarch.event.ids import PoolId
-from myriarch.simulate.scenario import RunTiming, Scenario
+from myriarch.simulate.scenario import Grid, RunTiming, Scenario
 from myriarch.simulate.scenario_answer import Answer, Bill, PoolPart, RunPart
 from myriarch.simulate.scenario_digest import digest_of
 from myriarch.simulate.scenario_power import drawn, hours_of, meter_of
 from myriarch.simulate.timing import Timing
 from myriarch.simulate.world import Simulation, simulate
+from myriarch.spec.fleet import Fleet
 from myriarch.spec.run import ResolvedRun
 
 
@@ -52,7 +53,7 @@ class RunPlayed:
                 )
                 for pool, part in report.pools.items()
             },
-            bill=_bill(scenario, self.resolved, report.run.duration_s),
+            bill=bill_of(self.resolved.fleet, scenario.power, duration_s=report.run.duration_s),
             run=_part(report, self.simulation),
             notes=report.notes,
         )
@@ -77,14 +78,14 @@ def _seeded(resolved: ResolvedRun, seed: int) -> ResolvedRun:
     return msgspec.structs.replace(resolved, run=msgspec.structs.replace(resolved.run, seed=seed))
 
 
-def _bill(scenario: Scenario, resolved: ResolvedRun, duration_s: float) -> Bill:
+def bill_of(fleet: Fleet, grid: Grid | None, *, duration_s: float) -> Bill:
     """All devices are the run's for as long as it lasts; spares idle."""
     energy_kwh: float | None = 0.0
     carbon_kg: float | None = 0.0
     money: dict[str, float] = {}
-    hours = hours_of(scenario.power)
-    for pool in resolved.fleet.pools:
-        meter = meter_of(pool, fleet=resolved.fleet, grid=scenario.power, hours=hours)
+    hours = hours_of(grid)
+    for pool in fleet.pools:
+        meter = meter_of(pool, fleet=fleet, grid=grid, hours=hours)
         for nodes, busy in ((pool.nodes, True), (pool.spares, False)):
             found = drawn(
                 meter,

@@ -224,5 +224,5 @@ def metrics_of(answer: Answer) -> dict[str, float]:
         found |= msgspec.structs.asdict(answer.training)
     if answer.run is not None:
         found |= msgspec.structs.asdict(answer.run)
-    known = {name: float(value) for name in METRICS if (value := found.get(name)) is not None}
+    known = {name: float(value) for name in METRICS if isinstance(value := found.get(name), (int, float))}
     return known | {f"money {currency}": amount for currency, amount in answer.bill.money.items()}

@@ -9,6 +9,7 @@ from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
 from myriarch.simulate.scenario_cluster import ClusterRun
 from myriarch.simulate.scenario_run import RunPlayed
+from myriarch.simulate.scenario_training import train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,6 @@ def play(scenario: Scenario) -> Played:
         run = ClusterRun(scenario)
         return Played(answer=run.answer(), cluster=run)
     if scenario.training is not None:
-        from myriarch.simulate.scenario_training import train  # control's decisions: not needed for queues of jobs
-
         return Played(answer=train(scenario))
     if scenario.run:
         simulated = RunPlayed(scenario)

@@ -1,6 +1,7 @@
 """All policies on the same workloads, in weeks that no setting was chosen on, but for one (`spell`, on Mira's).
 
     python benchmarks/policies.py [--traces FOLDER] [--workload NAME ...] [--policy NAME ...] [--jobs N] [--json]
+                                  [--weeks WARM,FIRST,LAST]
 
 | workload | what it is |
 | --- | --- |
@@ -9,6 +10,7 @@
 | acme | 6,000 jobs fitted to Kalos' published aggregates (`simulate.workload.acme`), 2,416 GPUs, load 0.9; synthetic |
 | sia-philly, sia-saturn | Sia's workloads 1 to 3 on 64 GPUs of three kinds, speeds fitted to its profiles |
 
+`--weeks` measures other weeks of Philly and Mira, `--weeks 13,15,17` those from 15 to 17 with 13 and 14 before them.
 FOLDER holds `philly_2017_jobs.csv.gz`, `alcf_mira_2018.csv.gz` and `sia_*_workloads.csv.gz`; without it, `acme` alone.
 
 Nobody is told run times but rows that say so (`told`): on Philly and Acme all estimates are one and the same limit, on
@@ -67,7 +69,7 @@ COSTS: Final = {"philly": (30.0, 60.0), "mira": (300.0, 300.0), "acme": (30.0, 1
 """Seconds of saving and of restarting: our assumptions. Sia's are in its profiles, 25 to 250 s."""
 SAVES_EVERY_S: Final = 1800.0
 WINDOWS: Final = {"philly": (8.0, 9.0, 12.0), "mira": (10.0, 12.0, 15.0)}
-"""Weeks: from, measured from, to. Settings were chosen on Philly before week 8; `Settings.spell` on these of Mira."""
+"""Weeks, from 0: from, measured from, to. Settings were chosen on Philly before week 8, `spell` on these of Mira."""
 ACME_JOBS: Final = 6_000
 ACME_SEED: Final = 2024
 SIA_NUMBERS: Final = (1, 2, 3)
@@ -94,7 +96,15 @@ class Entry(NamedTuple):
     """It may stop running jobs."""
 
 
-def rigid(name: str, traces: Path | None, entry: Entry, jobs: int | None) -> Work:
+class Weeks(NamedTuple):
+    """From the first, measured from the second until before the third."""
+
+    warm: float
+    first: float
+    end: float
+
+
+def rigid(name: str, traces: Path | None, entry: Entry, jobs: int | None, weeks: Weeks | None) -> Work:
     """Philly, Mira or Acme, with what the policy may know and do."""
     estimates: Estimates = "exact" if entry.told else "asked" if name == "mira" else "limit"
     if name == "acme":
@@ -105,7 +115,7 @@ def rigid(name: str, traces: Path | None, entry: Entry, jobs: int | None) -> Wor
         file = {"philly": "philly_2017_jobs", "mira": "alcf_mira_2018"}[name]
         tasks = tasks_of(read_trace(traces / f"{file}.csv.gz"), estimates=estimates)
         pool = PHILLY if name == "philly" else MIRA
-        from_s, first_s, to_s = (week * WEEK_S for week in WINDOWS[name])
+        from_s, first_s, to_s = (week * WEEK_S for week in weeks or WINDOWS[name])
     tasks = tuple(task for task in tasks if from_s <= task.job.submit_s < to_s)[:jobs]
     if entry.stops:
         save_s, restart_s = COSTS[name]
@@ -242,7 +252,9 @@ def mean_row(rows: Sequence[Row]) -> Row:
     return Row(values, {number: one.values["jct_h_mean"] for number, one in enumerate(rows)})
 
 
-def table(name: str, traces: Path | None, chosen: Sequence[str] | None, jobs: int | None) -> dict[str, dict[str, Any]]:
+def table(
+    name: str, traces: Path | None, chosen: Sequence[str] | None, jobs: int | None, weeks: Weeks | None
+) -> dict[str, dict[str, Any]]:
     """All policies on one workload, ours last compared with."""
     unlike = name.startswith("sia-")
     entries = UNLIKE if unlike else RIGID
@@ -255,7 +267,7 @@ def table(name: str, traces: Path | None, chosen: Sequence[str] | None, jobs: in
             works = [sia(name, number, traces, entry, elastic=policy not in FIXED_SIZE) for number in SIA_NUMBERS]
             rows[policy] = mean_row([row(work, entry) for work in works])
         else:
-            rows[policy] = row(rigid(name, traces, entry, jobs), entry)
+            rows[policy] = row(rigid(name, traces, entry, jobs, weeks), entry)
         print_row(name, policy, rows[policy])
     ours = rows["myriarch"].by_day
     found: dict[str, dict[str, Any]] = {}
@@ -305,6 +317,14 @@ def print_row(workload: str, policy: str, one: Row) -> None:
 quiet = False
 
 
+def weeks_of(text: str) -> Weeks:
+    """`13,15,17`."""
+    warm, first, last = (float(part) for part in text.split(","))
+    if not 0 <= warm <= first <= last:
+        raise ValueError(text)
+    return Weeks(warm, first, last + 1)
+
+
 def main() -> None:
     global quiet
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -314,6 +334,7 @@ def main() -> None:
     )
     parser.add_argument("--policy", nargs="+", help="these, and ours")
     parser.add_argument("--jobs", type=int, help="the first so many of each workload (not Sia's)")
+    parser.add_argument("--weeks", type=weeks_of, metavar="WARM,FIRST,LAST", help="of philly and mira, from 0")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     quiet = given.json
@@ -324,7 +345,7 @@ def main() -> None:
         parser.error("these workloads need --traces")
     if not quiet:
         print(f"{'workload':12}{'policy':18}" + " ".join(SHORT[name] for name in COLUMNS))
-    tables = {name: table(name, given.traces, given.policy, given.jobs) for name in names}
+    tables = {name: table(name, given.traces, given.policy, given.jobs, given.weeks) for name in names}
     if quiet:
         published = {f"sia-{name}": hours for name, hours in PUBLISHED_HOURS.items()}
         print(json.dumps({"workloads": tables, "published_jct_h_mean": published}, indent=1))

@@ -293,6 +293,7 @@ def _why_rebalance(state: State) -> str:
         return ""
     if not drift.due(len(crew.layouts)):
         return ""
+    drift.looked = drift.steps
     shares = {share.group: share for share in crew.shares}
     speeds = drift.speeds(shares)
     if speeds.keys() != shares.keys():

@@ -45,13 +45,15 @@ class Drift(msgspec.Struct, kw_only=True):
     """Seconds that a group's own forward and backward passes took, newest last."""
     steps: int = 0
     """Completed steps of the slowest-reporting group in this incarnation."""
+    looked: int = 0
+    """Steps at the newest look: the same steps are not looked at twice, whatever else happens between them."""
     changes: int = 0
     gain: float = 0.0
     """What the newest look promised: share of the step's time."""
 
     def begin(self) -> None:
         """New incarnation, new shares."""
-        self.computed, self.steps, self.gain = {}, 0, 0.0
+        self.computed, self.steps, self.looked, self.gain = {}, 0, 0, 0.0
 
     def completed(self, event: StepCompleted) -> None:
         """A group says how long it computed."""
@@ -64,7 +66,8 @@ class Drift(msgspec.Struct, kw_only=True):
         """Whether it is time to look: every group has filled its window, and the pause is over."""
         pause = min(PATIENCE_STEPS, WINDOW_STEPS << self.changes)
         full = len(self.computed) == groups and all(len(times) == WINDOW_STEPS for times in self.computed.values())
-        return groups > 1 and full and self.steps >= pause * groups and self.steps % groups == 0
+        new = self.steps > self.looked and self.steps % groups == 0
+        return groups > 1 and new and full and self.steps >= pause * groups
 
     def speeds(self, shares: Mapping[GroupId, GroupShare]) -> dict[GroupId, float]:
         """Observed sequences per second of one device of each group; groups without a positive time are left out."""

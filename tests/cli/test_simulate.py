@@ -219,6 +219,17 @@ def test_tune_says_whether_its_gain_is_proven(folder: Path, capsys: pytest.Captu
         run("tuned.yaml", tune=True, seeds=2)
 
 
+def test_tune_searches_what_is_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = SMALL.replace("jobs: 60", "jobs: 150").replace("small", "chosen") + "policy: {name: priority}\n"
+    plan = "tuning: {{week_s: 1 d, candidates: 2, refinements: 0, parameters: [{}]}}\n"
+    (folder / "chosen.yaml").write_text(wide + plan.format("weights.age, favour_small"))
+    assert run("chosen.yaml", tune=True) == 0
+    assert set(out(capsys)["report"]["found"]) == {"policy.weights.age", "policy.favour_small"}
+    (folder / "chosen.yaml").write_text(wide + plan.format("spell"))
+    with pytest.raises(SpecError, match="`priority` has no `spell` to tune"):
+        run("chosen.yaml", tune=True)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

@@ -298,6 +298,8 @@ class RunTiming(Spec, frozen=True, kw_only=True):
 class TuningPlan(Spec, frozen=True, kw_only=True):
     """How `--tune` searches."""
 
+    parameters: tuple[str, ...] = ()
+    """Of the policy: which are searched, like `spell` or `weights.age`. Empty: all."""
     week_s: Positive = 604_800.0
     """Length of the periods that the workload is cut into."""
     past: Fraction = 0.6

@@ -156,16 +156,12 @@ def tuned(
 
     Raises SpecError for a policy without parameters, and for a workload of fewer than two weeks.
     """
-    space = SPACES.get(scenario.policy.name)
-    if space is None:
-        raise SpecError(
-            f"`{scenario.policy.name}` has no parameters to tune", path="policy.name", hint=f"try {listed(SPACES)}"
-        )
+    plan = scenario.tuning or TuningPlan()
+    space = _space(scenario.policy.name, plan.parameters)
     if scenario.workload is None or not isinstance(scenario.fleet, Fleet):
         raise SpecError("only policies of a workload are tuned", path="workload", hint="give the scenario one")
     devices = sum(pool.devices for pool in scenario.fleet.pools)
     tasks = tasks_for(scenario.workload, devices=devices, seed=scenario.seed).tasks
-    plan = scenario.tuning or TuningPlan()
     tasks = tuple(task for task in tasks if task.job.submit_s < (scenario.until_s or math.inf))
     weeks = split_weeks(tasks, past=plan.past, week_s=plan.week_s, around_s=min(AROUND_S, plan.week_s / 2))
     faulty = faults_for(scenario, tasks)
@@ -182,6 +178,18 @@ def tuned(
         known=known,
         observe=observe,
     )
+
+
+def _space(policy: PolicyName, chosen: tuple[str, ...]) -> Space:
+    """What is searched of a policy's parameters."""
+    space = SPACES.get(policy)
+    if space is None:
+        raise SpecError(f"`{policy}` has no parameters to tune", path="policy.name", hint=f"try {listed(SPACES)}")
+    for name in chosen:
+        if f"policy.{name}" not in space:
+            hint = f"it has {listed(each.removeprefix('policy.') for each in space)}"
+            raise SpecError(f"`{policy}` has no `{name}` to tune", path="tuning.parameters", hint=hint)
+    return {f"policy.{name}": space[f"policy.{name}"] for name in chosen} or space
 
 
 def present(scenario: Scenario, path: str) -> Scalar:

@@ -125,12 +125,20 @@ class Fleet:
             snapshot_s=terms.save_stop_s + terms.contention_s,
         )
         self.layouts: dict[GroupId, GroupLayout] = {}
+        self.sizes: dict[GroupId, int] = {}
+        """Devices of the groups of `layouts`..."""
+        self.full = {name: group.mesh.devices for name, group in self.groups.items()}
+        """...and of all groups when they are whole."""
         self.last: dict[GroupId, GroupLayout] = {}
+        """How each group lay last, missing and starting ones included."""
         self.seat: dict[NodeId, Seat] = {}
         """Of the nodes of `last`."""
         self.spare: dict[NodeId, None] = dict.fromkeys(self.members)
         """Members without a seat."""
+        self.nodes_at_work: dict[PoolId, int] = dict.fromkeys(per_node, 0)
+        """Of the groups of `layouts`."""
         self.working: dict[PoolId, int] = {}
+        """Devices that do what `stride` or `leaf` says: those of `layouts`, less what was found lost."""
         self.copies: Copies | None = None
         self.incarnation = 0
         self.budget = Budget()
@@ -138,6 +146,8 @@ class Fleet:
         self.incidents = 0
         self.hurt: dict[GroupId, None] = {}
         """Groups that have to be started anew: somebody of theirs was lost, or they are starting."""
+        self.struck: dict[GroupId, None] = {}
+        """Of these, those that lost nodes, which nobody took the places of yet."""
         self.starting: dict[GroupId, GroupLayout] = {}
         """With `live`: groups that start beside the others..."""
         self.prepared: dict[GroupId, GroupLayout] = {}
@@ -356,10 +366,11 @@ class Fleet:
         self.members[node] = self.books.pool_of[node]
         self.version += 1
         if node in self.seat:
-            self.books.put(node, "degraded", now_ns=self.now_ns)
+            self.books.employ([node], now_ns=self.now_ns)
+            self._count_missing()
         else:
             self.spare[node] = None
-            self.books.put(node, "spare", now_ns=self.now_ns)
+            self.books.put([node], "spare", now_ns=self.now_ns)
         self._advance()
 
     # --- faults as `World` takes them -------------------------------------------------------------------------------
@@ -440,13 +451,15 @@ class Fleet:
             self.working[pool] -= self.books.devices[pool]
         if seat is not None and (works or seat[0] in self._beside):
             self._found().nodes[node] = how
-            self.hurt[seat[0]] = None
+            self.hurt[seat[0]] = self.struck[seat[0]] = None
             if self.drain is not None and seat[0] == next(iter(self.layouts), None):
                 # The first group writes; what is whole then is written again.
                 self.drain = (self.drain[0], self.now_ns + round(self.terms.drain_s * NS_PER_S))
         elif self.copies is not None and any(node in nodes for nodes in self.copies.values()):
             self.short = True
-        self.books.put(node, why, now_ns=self.now_ns)
+        self.books.put([node], why, now_ns=self.now_ns)
+        if seat is not None and not works:
+            self._count_missing()
 
     # --- decisions --------------------------------------------------------------------------------------------------
 
@@ -475,11 +488,9 @@ class Fleet:
 
     def _incomplete(self) -> dict[GroupId, Group]:
         """Groups that are missing or smaller than they are to be."""
-        return {
-            name: group
-            for name, group in self.groups.items()
-            if name not in self.layouts or self.layouts[name].world_size != group.mesh.devices
-        }
+        if self.sizes == self.full:
+            return {}
+        return {name: group for name, group in self.groups.items() if self.sizes.get(name) != self.full[name]}
 
     def _resolve(self) -> None:
         """Answer the open incident, as `control.recovering.resolve` does."""
@@ -487,13 +498,13 @@ class Fleet:
         assert incident is not None
         diagnosis = diagnose(incident, now_s=self.now_s)
         assert diagnosis is not None, "all that is found here are facts"
-        assignment = self._assign({**self._incomplete(), **{name: self.groups[name] for name in self.hurt}})
+        assignment = self._assign({**self._incomplete(), **{name: self.groups[name] for name in self.struck}})
         decision = judge(
             incident,
             diagnosis,
             assignment,
             absent=[name for name in self.groups if name not in self.layouts and name not in self._beside],
-            splits=fits({one.group: one.world_size for one in assignment.layouts}, sequences=self._sequences),
+            splits=self._splits(assignment.layouts),
             budget=self.budget,
             newest_step=self.newest,
             recovery=self.recovery,
@@ -524,6 +535,14 @@ class Fleet:
         if self.incident is not None and self.incident.number == number:
             self._resolve()
 
+    def _splits(self, layouts: Sequence[GroupLayout]) -> bool:
+        """Whether these groups can split the batch."""
+        sizes = {
+            one.group: self.sizes[one.group] if one is self.layouts.get(one.group) else one.world_size
+            for one in layouts
+        }
+        return fits(sizes, sequences=self._sequences)
+
     @property
     def _sequences(self) -> int:
         return self.resolved.run.batch.sequences
@@ -536,7 +555,6 @@ class Fleet:
         for node in (*self.spare, *back):
             if self.members[node] in idle:
                 idle[self.members[node]].append(node)
-        sizes = {name: layout.world_size for name, layout in self.layouts.items() if name not in groups}
         found = assign(
             list(groups.values()),
             idle=idle,
@@ -544,11 +562,14 @@ class Fleet:
             lost=lambda node: node not in self.members or node in lost,
             holds=lambda group, place, node: self.saved.holds((group, place), node),
             warm=lambda node: True,
-            fits=lambda some: fits({**sizes, **some}, sequences=self._sequences),
+            fits=lambda some: fits(
+                {**{name: size for name, size in self.sizes.items() if name not in groups}, **some},
+                sequences=self._sequences,
+            ),
         )
-        formed = {layout.group: layout for layout in found.layouts}
-        stay = {name: layout for name, layout in self.layouts.items() if name not in groups}
-        everybody = {**stay, **formed}
+        everybody = {**self.layouts, **{layout.group: layout for layout in found.layouts}}
+        for name in found.missing:
+            everybody.pop(name, None)
         return msgspec.structs.replace(
             found, layouts=tuple(everybody[name] for name in self.groups if name in everybody)
         )
@@ -584,10 +605,9 @@ class Fleet:
         if plan.tier != "memory":
             self.saved.committed = None
         # The first incarnation begins as soon as its own nodes are there: spares hold copies from the next one on.
-        known = {node: pool for node, pool in self.members.items() if not first or node in self.seat}
-        self.copies = self.saved.place(layouts, members=known)
+        self.copies = self.saved.place(layouts, members=self.members, spares=not first)
         self.short, self.incident = False, None
-        self.hurt = dict.fromkeys(anew)
+        self.hurt, self.struck = dict.fromkeys(anew), {}
         self._after(begin_s + restore_s, "ready", self.turn)
 
     def _begin_s(self, anew: Collection[GroupLayout]) -> float:
@@ -599,10 +619,8 @@ class Fleet:
         if turn != self.turn:
             return
         for name in self.hurt:
-            for place, node in enumerate(self.layouts[name].nodes):
-                if not self.saved.holds((name, place), node):
-                    self.saved.fetched((name, place), node)
-        self.hurt = {}
+            self.saved.restored(self.layouts[name])
+        self.hurt, self.struck = {}, {}
         self._start_stride()
         self._advance()
 
@@ -627,7 +645,8 @@ class Fleet:
 
     def _step_s(self) -> float:
         """Of the groups that step, by the shares that `Control` would give them."""
-        key = tuple((name, layout.world_size) for name, layout in self.layouts.items())
+        odd = self.sizes.items() ^ self.full.items() if self.sizes != self.full else ()
+        key = tuple(sorted(odd))  # groups that are missing or of another size
         if key not in self._steps_s:
             shares = self.pace.shares(self.resolved, self.layouts)
             self.pace.set_intervals(self.resolved, shares)
@@ -735,7 +754,7 @@ class Fleet:
         for name in self.hurt:
             if name in planned:
                 self._start_beside(planned[name])
-        self.hurt, self.incident = {}, None
+        self.hurt, self.struck, self.incident = {}, {}, None
 
     def _start_missing(self) -> None:
         """Groups whose nodes are there again start beside the others."""
@@ -751,9 +770,8 @@ class Fleet:
 
     def _start_beside(self, layout: GroupLayout) -> None:
         self.starting[layout.group] = layout
-        self._seat(layout)
-        for node in layout.nodes:
-            self.books.put(node, "degraded", now_ns=self.now_ns)
+        self.books.employ(self._seat(layout), now_ns=self.now_ns)
+        self._count_missing()
         self._after(self._begin_s([layout]), "started", layout)
 
     def _started(self, layout: GroupLayout) -> None:
@@ -791,36 +809,52 @@ class Fleet:
 
     def _lay(self, layouts: Sequence[GroupLayout]) -> None:
         """These groups work from now on, and no others."""
-        after = {layout.group: layout for layout in layouts}
-        for name, before in self.layouts.items():
-            if name not in after:
-                for node in before.nodes:
-                    if node in self.members:
-                        self.books.put(node, "degraded", now_ns=self.now_ns)
-        for name, layout in after.items():
-            if self.layouts.get(name) is not layout:
+        before, idle = self.layouts, self.books.idle
+        self.layouts = {layout.group: layout for layout in layouts}
+        for name in before.keys() - self.layouts.keys():
+            del self.sizes[name]
+            self.nodes_at_work[before[name].pool] -= len(before[name].nodes)
+        for name, layout in self.layouts.items():
+            old = before.get(name)
+            if old is not layout:
+                self.sizes[name] = layout.world_size
+                self.nodes_at_work[layout.pool] += len(layout.nodes) - (len(old.nodes) if old is not None else 0)
                 self._seat(layout)
-                for node in layout.nodes:
-                    if node in self.books.idle:
-                        self.books.employ(node, now_ns=self.now_ns)
-        self.layouts = after
-        self.working = dict.fromkeys(self.books.devices, 0)
-        for layout in layouts:
-            self.working[layout.pool] += len(layout.nodes) * self.books.devices[layout.pool]
+                self.books.employ([node for node in layout.nodes if node in idle], now_ns=self.now_ns)
+        self.working = {pool: nodes * self.books.devices[pool] for pool, nodes in self.nodes_at_work.items()}
+        self._count_missing()
 
-    def _seat(self, layout: GroupLayout) -> None:
-        """A group lies so: who sat there before and is a member becomes a spare."""
+    def _count_missing(self) -> None:
+        """Nodes that are there and whose group is not among those that work."""
+        found: dict[PoolId, int] = {}
+        if len(self.layouts) < len(self.last):
+            for name, layout in self.last.items():
+                if name not in self.layouts:
+                    present = sum(node in self.members for node in layout.nodes)
+                    found[layout.pool] = found.get(layout.pool, 0) + present
+        self.books.miss(found, now_ns=self.now_ns)
+
+    def _seat(self, layout: GroupLayout) -> list[NodeId]:
+        """A group lies so: who sat there before and is a member becomes a spare. Returns who took a place."""
         before = self.last.get(layout.group)
         self.last[layout.group] = layout
-        for node in before.nodes if before is not None else ():
-            self.seat.pop(node, None)
+        old: tuple[NodeId, ...] = before.nodes if before is not None else ()
+        if layout.nodes == old:
+            return []
+        stay = {node for node, was in zip(layout.nodes, old, strict=False) if node == was}
+        for node in old:
+            if node not in stay:
+                self.seat.pop(node, None)
+        fresh = []
         for place, node in enumerate(layout.nodes):
-            self.seat[node] = (layout.group, place)
-            self.spare.pop(node, None)
-        for node in before.nodes if before is not None else ():
-            if node in self.members and node not in self.seat:
-                self.spare[node] = None
-                self.books.put(node, "spare", now_ns=self.now_ns)
+            if node not in stay:
+                self.seat[node] = (layout.group, place)
+                self.spare.pop(node, None)
+                fresh.append(node)
+        free = [node for node in old if node not in self.seat and node in self.members]
+        self.spare.update(dict.fromkeys(free))
+        self.books.put(free, "spare", now_ns=self.now_ns)
+        return fresh
 
     # --- what is told -----------------------------------------------------------------------------------------------
 
@@ -874,8 +908,8 @@ class Fleet:
 
     def check(self) -> None:
         """Invariants."""
-        seated = {node for layout in self.layouts.values() for node in layout.nodes if node in self.members}
-        assert seated == {node for node in self.members if node not in self.books.idle}, "who sits in a group works"
+        idle = self.members.keys() & self.books.idle.keys()
+        assert idle == self.spare.keys(), "members that no group has are spares"
         assert self.spare.keys() == self.members.keys() - self.seat.keys(), "spares have no seat"
         assert all(self.last[group].nodes[place] == node for node, (group, place) in self.seat.items())
         self.books.tally.check()

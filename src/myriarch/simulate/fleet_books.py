@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -11,8 +11,8 @@ from myriarch.account.tally import Tally
 from myriarch.event.ids import NodeId, PoolId
 from myriarch.event.spans import Leaf
 
-Idle = Literal["spare", "repair", "maintenance", "quarantined", "power_or_network_down", "degraded"]
-"""What a node is that has no work. `degraded`: its group is missing while others go on."""
+Idle = Literal["spare", "repair", "maintenance", "quarantined", "power_or_network_down"]
+"""What a node is that no group has."""
 
 IDLE_LEAF: Final[Mapping[Idle, Leaf]] = {
     "spare": "idle_reserved_spare",
@@ -20,7 +20,6 @@ IDLE_LEAF: Final[Mapping[Idle, Leaf]] = {
     "maintenance": "maintenance",
     "quarantined": "quarantined",
     "power_or_network_down": "power_or_network_down",
-    "degraded": "degraded",
 }
 
 
@@ -35,9 +34,8 @@ class Stretch(msgspec.Struct):
 
 
 class Books:
-    """Counts devices of idle nodes by what they are, and lets the caller spend those of working ones.
-
-    Invariant: between two calls every node is either idle under one heading or working.
+    """Counts devices of idle nodes by what they are, and of those whose group is missing while others go on; the caller
+    spends the time of the others, which work.
     """
 
     def __init__(self, nodes: Mapping[NodeId, PoolId], *, devices: Mapping[PoolId, int], start_ns: int) -> None:
@@ -50,32 +48,45 @@ class Books:
         self.tally = Tally(owned, start_ns=start_ns)
         self.idle: dict[NodeId, Idle] = {}
         self._counts: dict[tuple[PoolId, Idle], int] = {}
+        self._missing: Mapping[PoolId, int] = {}
         self._flowed_ns = start_ns
         self._stretches: list[Stretch] = []
+        self.put(nodes, "spare", now_ns=start_ns)
+
+    def put(self, nodes: Iterable[NodeId], what: Idle, *, now_ns: int) -> None:
+        """Nodes are idle from now on, under this heading."""
+        self.flow(now_ns)
+        counts, idle = self._counts, self.idle
         for node in nodes:
-            self.put(node, "spare", now_ns=start_ns)
+            pool, before = self.pool_of[node], idle.get(node)
+            if before is not None:
+                counts[pool, before] -= 1
+            idle[node] = what
+            counts[pool, what] = counts.get((pool, what), 0) + 1
 
-    def put(self, node: NodeId, what: Idle, *, now_ns: int) -> None:
-        """A node is idle from now on, under this heading."""
+    def employ(self, nodes: Iterable[NodeId], *, now_ns: int) -> None:
+        """Nodes work from now on: whoever employs them spends their time."""
         self.flow(now_ns)
-        self._count(node, -1)
-        self.idle[node] = what
-        self._count(node, 1)
+        for node in nodes:
+            before = self.idle.pop(node, None)
+            if before is not None:
+                self._counts[self.pool_of[node], before] -= 1
 
-    def employ(self, node: NodeId, *, now_ns: int) -> None:
-        """A node works from now on: whoever employs it spends its time."""
+    def miss(self, nodes: Mapping[PoolId, int], *, now_ns: int) -> None:
+        """So many nodes of each pool are in groups that are missing from now on."""
         self.flow(now_ns)
-        self._count(node, -1)
-        self.idle.pop(node, None)
+        self._missing = nodes
 
     def flow(self, now_ns: int) -> None:
-        """Spend the time of idle nodes up to now."""
+        """Spend the time of idle and of missing nodes up to now."""
         duration_ns = now_ns - self._flowed_ns
         if duration_ns:
             for (pool, what), nodes in self._counts.items():
                 if nodes:
                     devices = nodes * self.devices[pool]
                     self.tally.spend(pool, IDLE_LEAF[what], devices=devices, duration_ns=duration_ns)
+            for pool, nodes in self._missing.items():
+                self.tally.spend(pool, "degraded", devices=nodes * self.devices[pool], duration_ns=duration_ns)
             self._flowed_ns = now_ns
 
     def spend(self, working: Mapping[PoolId, int], leaf: Leaf, duration_ns: int) -> None:
@@ -116,9 +127,3 @@ class Books:
             kept += 1
         if kept:
             del self._stretches[:kept]
-
-    def _count(self, node: NodeId, change: int) -> None:
-        what = self.idle.get(node)
-        if what is not None:
-            key = (self.pool_of[node], what)
-            self._counts[key] = self._counts.get(key, 0) + change

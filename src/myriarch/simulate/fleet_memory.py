@@ -98,11 +98,15 @@ class Saved:
             if seat[1] < len(nodes) and nodes[seat[1]] == node:
                 commit.lost[seat] = None
 
-    def fetched(self, seat: Seat, node: NodeId) -> None:
-        """A node that took a place has its shards now."""
+    def restored(self, layout: GroupLayout) -> None:
+        """A group started from the committed snapshot: nodes that took a place have its shards now."""
         commit = self.committed
-        if commit is not None and seat[0] in commit.layouts and seat[1] < len(commit.layouts[seat[0]].nodes):
-            commit.fetched.setdefault(seat, {})[node] = None
+        before = None if commit is None else commit.layouts.get(layout.group)
+        if commit is None or before is None or before.mesh != layout.mesh:
+            return
+        for place, (node, owner) in enumerate(zip(layout.nodes, before.nodes, strict=True)):
+            if node != owner or node in commit.gone:
+                commit.fetched.setdefault((layout.group, place), {})[node] = None
 
     def distrust(self, after: Step) -> None:
         """Values were wrong from this step on."""
@@ -111,17 +115,19 @@ class Saved:
         self.durable = [one for one in self.durable if one.step <= after]
 
     def holds(self, seat: Seat, node: NodeId) -> bool:
-        """Whether a node has a place's shards of the committed snapshot."""
+        """Whether an idle node has a place's shards of the committed snapshot. In a large job it holds no copies."""
         commit = self.committed
-        if commit is None or seat[0] not in commit.layouts or seat[1] >= len(commit.layouts[seat[0]].nodes):
+        if commit is None or not self.listed:
             return False
-        if not self.listed and node not in commit.fetched.get(seat, ()):
-            return False  # a spare of a large job holds no copies
+        if seat[0] not in commit.layouts or seat[1] >= len(commit.layouts[seat[0]].nodes):
+            return False
         return node in commit.holders(seat)
 
     def plan(self, layouts: Sequence[GroupLayout], *, incarnation: Incarnation) -> tuple[RestorePlan, bool]:
         """The newest step that is whole for these groups; and whether anybody has to fetch from another node."""
         commit = self.committed
+        if commit is None and not self.listed:
+            return plan_restore((), committed=None, durable=self.newest_durable), False
         if commit is not None and not self.listed and self._evidently_whole(layouts, commit):
             plan = plan_restore((), committed=_snapshot(commit, (), incarnation), durable=self.newest_durable)
             return plan, plan.tier == "memory" and bool(commit.lost)
@@ -138,19 +144,25 @@ class Saved:
                 return False
         for group, place in commit.lost:
             mesh = commit.layouts[group].mesh
-            kin = [group, *(other for other, layout in commit.layouts.items() if layout.mesh == mesh)]
-            if not any(commit.holders((other, place)) for other in kin):
+            kin = {other: layout for other, layout in commit.layouts.items() if layout.mesh == mesh}
+            if all(layout.nodes[place] in commit.gone for layout in kin.values()) and not any(
+                commit.holders((other, place)) for other in kin
+            ):
                 return False
         return True
 
-    def place(self, layouts: Sequence[GroupLayout], *, members: Mapping[NodeId, PoolId]) -> Copies | None:
-        """Where copies go: over all members while workers are few; None: within each group."""
+    def place(
+        self, layouts: Sequence[GroupLayout], *, members: Mapping[NodeId, PoolId], spares: bool
+    ) -> Copies | None:  # fmt: skip
+        """Where copies go: over all members while workers are few, spares' memory included or not; None: within each
+        group."""
         if not self.listed:
             return None
         active = {node for layout in layouts for node in layout.nodes}
         places = [
             Place(node=node, pool=members[node], fault_domain=self.racks[node], spare=node not in active)
             for node in sorted(members, key=node_order)
+            if spares or node in active
         ]
         return _by_place(layouts, place_copies(layouts, places=places, copies=self.copies))
 

@@ -338,10 +338,10 @@ def _verdict(start: Setting, best: Setting, gain: Gain, harm_most: float) -> tup
     if _key(start) == _key(best):
         return False, "no setting was better than the present one on past weeks"
     interval = (
-        f"{gain.saved:.1%} less loss on {gain.weeks} held-out weeks, "
-        f"{1 - math.exp(-gain.gain_low):.1%} to {1 - math.exp(-gain.gain_high):.1%} at {gain.confidence:.0%}"
+        f"loss {-gain.saved:+.1%} on {gain.weeks} held-out periods, "
+        f"{math.expm1(-gain.gain_high):+.1%} to {math.expm1(-gain.gain_low):+.1%} at {gain.confidence:.0%}"
         if gain.gain_low is not None and gain.gain_high is not None
-        else f"{gain.saved:.1%} less loss on one held-out week, which proves nothing"
+        else f"loss {-gain.saved:+.1%} on one held-out period, which proves nothing"
     )
     if not gain.proven:
         return False, f"not proven: {interval}"

@@ -56,6 +56,7 @@ def split_weeks(
         raise SpecError(f"the workload has {many} whole weeks", hint="a split needs at least two; shorten `week_s`")
     edges_s = [begin_s + number * week_s for number in range(many + 1)]
     at_s = edges_s[cut]
+    word = "week" if week_s == WEEK_S else "period"
     found: list[list[Period]] = [[], []]
     for number, (from_s, to_s) in enumerate(pairwise(edges_s)):
         later = number >= cut
@@ -63,6 +64,8 @@ def split_weeks(
         low, high = bisect.bisect_left(starts, from_s - around_s), bisect.bisect_left(starts, end_s)
         first, last = bisect.bisect_left(starts, from_s), bisect.bisect_left(starts, to_s)
         if first < last:
-            period = Period(name=f"week {number + 1}", tasks=tuple(tasks[low:high]), first=first - low, last=last - low)
+            period = Period(
+                name=f"{word} {number + 1}", tasks=tuple(tasks[low:high]), first=first - low, last=last - low
+            )
             found[later].append(period)
     return Split(past=tuple(found[0]), held_out=tuple(found[1]), at_s=at_s)

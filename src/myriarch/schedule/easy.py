@@ -17,7 +17,7 @@ from typing import final
 
 import numpy as np
 
-from myriarch.schedule.decision import Decision, Start
+from myriarch.schedule.decision import Decision, Placement, Resize, Start
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.line import Full
 from myriarch.schedule.machine import Hold, Machine
@@ -107,6 +107,10 @@ class Easy:
         """A node will be gone: nobody whose estimate reaches into that starts there."""
         self._queue.drain(pool, node, from_s=from_s, now_s=now_s)
         return ()
+
+    def move(self, job: JobId, placement: Placement, *, now_s: float, reason: str) -> Resize:
+        """A running job goes on at once on other devices of its pool, which are free or its own."""
+        return self._queue.move(job, placement, now_s=now_s, reason=reason)
 
     def changed(self, *, now_s: float) -> Sequence[Decision]:
         """Nodes were withdrawn or restored."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-from myriarch.schedule.decision import Decision, Start
+from myriarch.schedule.decision import Decision, Placement, Resize, Start
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.machine import Machine
 from myriarch.schedule.order import ARRIVAL, Order
@@ -67,6 +67,10 @@ class InOrder:
         """A node will be gone: nobody whose estimate reaches into that starts there."""
         self._queue.drain(pool, node, from_s=from_s, now_s=now_s)
         return ()
+
+    def move(self, job: JobId, placement: Placement, *, now_s: float, reason: str) -> Resize:
+        """A running job goes on at once on other devices of its pool, which are free or its own."""
+        return self._queue.move(job, placement, now_s=now_s, reason=reason)
 
     def changed(self, *, now_s: float) -> Sequence[Decision]:
         """Nodes were withdrawn or restored."""

@@ -100,6 +100,9 @@ class Breakable(Machine, Protocol):
     def elsewhere(self, job: Job, node: int, *, now_s: float) -> Placement | None:
         """Where a running job can go on at once without a node of its own, the others staying where they are."""
 
+    def run(self, job: JobId) -> tuple[Placement, float]:
+        """Where a job runs, and until when by its estimate."""
+
     def move(self, job: Job, placement: Placement, *, now_s: float) -> Placement:
         """A running job goes over to other nodes, with another estimate; where it was."""
 

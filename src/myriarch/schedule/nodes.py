@@ -178,6 +178,11 @@ class PoolNodes:
             self.drains[node] = drain
             self._stale.add(node)
 
+    def undrain(self, node: int) -> None:
+        """It will stay after all."""
+        self.drains.pop(node, None)
+        self._stale.add(node)
+
     def barred(self, until_s: float) -> dict[int, int]:
         """Nodes that will be gone before an instant, with what may be used of them then: nothing."""
         return {node: 0 for node, drain in self.drains.items() if until_s > drain.from_s}

@@ -215,6 +215,34 @@ class Placed:
         self._nodes_of(pool, node).drain(node, Drain(from_s, now_s))
         self._recount()
 
+    def undrain(self, pool: str, node: int) -> None:
+        """A node that was drained will stay after all."""
+        self._nodes_of(pool, node).undrain(node)
+        self._recount()
+
+    def keep(self, pool: str, node: int, *, now_s: float) -> None:
+        """An empty node is from now on somebody's who is no job: nobody starts on it, or moves to it."""
+        nodes = self._nodes_of(pool, node)
+        nodes.keep_back(node)
+        nodes.drain(node, Drain(now_s, now_s))
+        self._recount()
+
+    def release(self, pool: str, node: int) -> None:
+        """A node that was kept is a node like others, undrained."""
+        nodes = self._nodes_of(pool, node)
+        nodes.let_go(node)
+        nodes.undrain(node)
+        self._recount()
+
+    def run(self, job: JobId) -> tuple[Placement, float]:
+        """Where a job runs, and until when by its estimate."""
+        _, placement, until_s, _ = self._running[job]
+        return placement, until_s
+
+    def running(self) -> tuple[JobId, ...]:
+        """Who runs, in the order of starting."""
+        return tuple(self._numbers.values())
+
     def planned(self, pool: str, node: int, *, now_s: float) -> bool:
         """Whether the node was drained, some time ago, for this instant."""
         drain = self._nodes_of(pool, node).drains.get(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from myriarch.errors import SpecError
-from myriarch.schedule.decision import Decision, Placement, Preempt, Reason, Start
+from myriarch.schedule.decision import Decision, Placement, Preempt, Reason, Resize, Start
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.line import Line
 from myriarch.schedule.machine import Breakable, Hold, Machine
@@ -84,6 +84,10 @@ class Queue:
         left = machine.withdraw(pool, node)
         assert not left
         return decisions
+
+    def move(self, job: JobId, placement: Placement, *, now_s: float, reason: str) -> Resize:
+        """A running job goes on elsewhere in its pool."""
+        return self._runs.shift(job, self._nodes(), placement, now_s=now_s, reason=reason)
 
     def regain(self, pool: str, node: int) -> None:
         """A node is back."""

@@ -208,6 +208,15 @@ class Ranked:
         self.machine.drain(pool, node, from_s=from_s, now_s=now_s)
         return ()
 
+    def move(self, job: JobId, placement: Placement, *, now_s: float, reason: str) -> Resize:
+        """A running job goes on at once on other devices of its pool, which are free or its own."""
+        slot = self._roster.slot(job)
+        standing = self._roster.standing(slot)
+        speed = self._speeds(standing.job, pool=placement.pool, devices=placement.devices)
+        run_s = standing.job.restart_s + self._left_s(standing, now_s) / (speed or 1.0)
+        self._shift(slot, placement, run_s, speed=speed, lost=False, now_s=now_s)
+        return Resize(job=job, at_s=now_s, until_s=now_s + run_s, placement=placement, reason=reason)
+
     def check(self) -> None:
         """Assert the invariants."""
         self.machine.check()
@@ -471,13 +480,18 @@ class Ranked:
         placement = self.machine.elsewhere(planned, node, now_s=now_s)
         if placement is None:
             return None
-        self.machine.move(planned, placement, now_s=now_s)
-        self.ranking.stopped(standing, now_s=now_s)
-        standing.move(placement, now_s=now_s, speed=standing.speed, lost=lost)
-        self._runs(slot, until_s=now_s + run_s, now_s=now_s)
+        self._shift(slot, placement, run_s, speed=standing.speed, lost=lost, now_s=now_s)
         why = "failed" if lost else "is taken for maintenance"
         reason = f"node {pool}-{node} {why}; {standing.done_s:.0f} s of its work are saved, and another node is there"
         return Resize(job=job.id, at_s=now_s, until_s=now_s + run_s, placement=placement, lost=lost, reason=reason)
+
+    def _shift(self, slot: int, placement: Placement, run_s: float, *, speed: float, lost: bool, now_s: float) -> None:
+        """A running job goes over to other devices, for so long."""
+        standing = self._roster.standing(slot)
+        self.machine.move(msgspec.structs.replace(standing.job, estimate_s=run_s), placement, now_s=now_s)
+        self.ranking.stopped(standing, now_s=now_s)
+        standing.move(placement, now_s=now_s, speed=speed, lost=lost)
+        self._runs(slot, until_s=now_s + run_s, now_s=now_s)
 
     def _set_back(self, slot: int, pool: str, node: int, lost: bool, now_s: float) -> Preempt:
         """A job that lost a node waits again."""

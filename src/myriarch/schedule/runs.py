@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from myriarch.schedule.decision import Resize
+from myriarch.schedule.decision import Placement, Resize
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.machine import Breakable
 
@@ -100,8 +100,7 @@ class Runs:
         placement = machine.elsewhere(cut.left, node, now_s=now_s) if cut.goes_on else None
         if placement is None:
             return None
-        before = machine.move(cut.left, placement, now_s=now_s)
-        self._runs[cut.left.id] = _Run(cut.left, cut.arrival, now_s, cut.left.restart_s)
+        before = self.moved(cut, machine, placement, now_s=now_s)
         new = ", ".join(f"{pool}-{one}" for one in placement.nodes if one not in before.nodes)
         return Resize(
             job=cut.left.id,
@@ -111,3 +110,21 @@ class Runs:
             lost=cut.lost,
             reason=f"{cut.why(pool, node)}; {new} takes its place",
         )
+
+    def shift(self, job: JobId, machine: Breakable, placement: Placement, *, now_s: float, reason: str) -> Resize:
+        """Let it go on elsewhere, because somebody decided so. On fewer devices it is taken to need longer in
+        proportion, on more as long as before: its estimate stays an upper bound where more devices do no harm."""
+        cut = self.cut(job, planned=True, moves=True, now_s=now_s)
+        held = machine.run(job)[0].devices
+        if placement.devices < held:
+            work_s = cut.left.estimate_s - cut.left.restart_s
+            longer_s = work_s * held / placement.devices + cut.left.restart_s
+            cut = cut._replace(left=msgspec.structs.replace(cut.left, estimate_s=longer_s))
+        self.moved(cut, machine, placement, now_s=now_s)
+        until_s = now_s + cut.left.estimate_s
+        return Resize(job=job, at_s=now_s, until_s=until_s, placement=placement, reason=reason)
+
+    def moved(self, cut: Cut, machine: Breakable, placement: Placement, *, now_s: float) -> Placement:
+        """It goes on there; where it was."""
+        self._runs[cut.left.id] = _Run(cut.left, cut.arrival, now_s, cut.left.restart_s)
+        return machine.move(cut.left, placement, now_s=now_s)

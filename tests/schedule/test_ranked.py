@@ -34,6 +34,7 @@ from myriarch.schedule.rankings import (
 )
 from myriarch.schedule.scheduler import Draining
 from myriarch.schedule.shares import Account, Shares
+from myriarch.schedule.standing import NOWHERE, Standing
 from myriarch.schedule.worth import FREE_OF_CHARGE, Worth
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.queueing import Task
@@ -172,7 +173,8 @@ def test_a_prediction_that_is_outlived_is_doubled() -> None:
     ranked.submit(job("next", 1, 1000.0), now_s=5.0)
     for now_s, left_s in ((10.0, 10.0), (25.0, 15.0)):
         ranked.wake(now_s=now_s)
-        standing = ranked._roster.standing(ranked._roster.slot(JobId("liar")))
+        roster = ranked._book.roster
+        standing = roster.standing(roster.slot(JobId("liar")))
         assert ranking.left_s(standing, now_s=now_s) == left_s
     ranked.check()
 
@@ -186,6 +188,22 @@ def test_a_job_that_starved_comes_back_to_the_first_queue() -> None:
     assert kinds(ranked.wake(now_s=100.0)) == [("Preempt", "old"), ("Start", "new")], "100 device-seconds: it fell"
     assert kinds(ranked.wake(now_s=200.0)) == [("Preempt", "new"), ("Start", "old")], "both fell; first starts count"
     ranked.check()
+
+
+@pytest.mark.parametrize("begin_s", [2_831_000.588235294, 2_831_001.1, 9_999_999.7])
+@pytest.mark.parametrize("devices", [1, 49_152, 100_000])
+def test_who_is_asked_when_its_queue_changes_is_not_asked_for_ever(begin_s: float, devices: int) -> None:
+    """Found on Mira: 49,152 devices get more service in a rounding error of an instant than the tolerance was."""
+    ranking = LeastService(thresholds=tuple(devices * threshold_s for threshold_s in (0.7, 17.3, 3600.1)))
+    standing = Standing(job=job("large", devices, 9e5), number=0, since_s=begin_s)
+    ranking.submitted(standing, now_s=begin_s)
+    standing.start(NOWHERE, now_s=begin_s)
+    ranking.started(standing, now_s=begin_s)
+    now_s, asked = begin_s, 0
+    while (until_s := ranking.course(standing, now_s=now_s).until_s) < math.inf:
+        assert until_s > now_s
+        now_s, asked = until_s, asked + 1
+    assert 3 <= asked <= 6
 
 
 def test_numbers_that_mean_nothing_are_refused() -> None:

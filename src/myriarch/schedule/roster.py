@@ -147,6 +147,10 @@ class Roster:
         found: NDArray[np.int64] = self._number[slots]
         return found
 
+    def shape(self, slot: int) -> int:
+        """What one's needs have in common with others'."""
+        return int(self._shape[slot])
+
     def shapes(self, slots: Slots) -> NDArray[np.int64]:
         """What their needs have in common."""
         found: NDArray[np.int64] = self._shape[slots]
@@ -156,6 +160,10 @@ class Roster:
         """When those who run end; how long those who wait will run."""
         found: Floats = self._until_s[slots]
         return found
+
+    def until(self, slot: int) -> float:
+        """When one that runs ends."""
+        return float(self._until_s[slot])
 
     def pools(self, slots: Slots) -> NDArray[np.int64]:
         """Numbers of the pools in which they run."""

@@ -11,7 +11,8 @@ A ranking says who should run; it does not say that a change is worth its price.
                wait  >=  price x sum over victims of (run + save + restart)
 
 `wait` is how long the newcomer would wait otherwise: until enough of what runs is over by what is known, those ahead
-of it served first; and at most until its victims are. `run` is how long it will run. Devices that victims free and nobody takes count as left over.
+of it served first; and at most until its victims are. `run` is how long it will run. Devices that victims free and
+nobody takes count as left over.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from myriarch.event.base import Value
 from myriarch.schedule.gittins import MARGIN as GITTINS_MARGIN
 from myriarch.schedule.myriarch import SETTINGS
 from myriarch.schedule.priority import AGE_MOST_S, DEFAULT_WEIGHTS
-from myriarch.schedule.ranked import GUARD_S, GUARD_SHARE
 from myriarch.schedule.rankings import MARGIN
 from myriarch.schedule.shares import HALF_LIFE_S
+from myriarch.schedule.turns import GUARD_S, GUARD_SHARE
 from myriarch.schedule.worth import Worth
 from myriarch.simulate.breakdowns import Breakdown
 from myriarch.simulate.cluster import simulate_cluster

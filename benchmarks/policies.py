@@ -42,6 +42,7 @@ from myriarch.schedule.easy import Easy  # noqa: E402
 from myriarch.schedule.gavel_scheduler import Gavel  # noqa: E402
 from myriarch.schedule.in_order import InOrder  # noqa: E402
 from myriarch.schedule.job import Job  # noqa: E402
+from myriarch.schedule.las import THRESHOLDS_DEVICE_S  # noqa: E402
 from myriarch.schedule.layout import PoolLayout  # noqa: E402
 from myriarch.schedule.lengths import Lengths  # noqa: E402
 from myriarch.schedule.myriarch import Settings, myriarch  # noqa: E402
@@ -155,6 +156,12 @@ def means() -> ShortestRemaining:
     return ShortestRemaining(learned, learn=learned.learn)
 
 
+def tiresias(work: Work) -> LeastService:
+    """Queues up to one hour and ten hours of the least that can be had: a GPU, or Mira's midplane of 512 nodes."""
+    each = MIRA.devices_per_node if work.name == "mira" else 1
+    return LeastService(thresholds=tuple(each * threshold for threshold in THRESHOLDS_DEVICE_S))
+
+
 def everybody(job: Job) -> tuple[object, ...]:
     """One group: nothing is known of a job but its age."""
     return (0,)
@@ -167,7 +174,7 @@ RIGID: Final[dict[str, Entry]] = {
     "sjbf, told": Entry(lambda work: Easy(Placed(work.pools), shortest_first=True), told=True, stops=False),
     "qssf": Entry(lambda work: Ranked(Placed(work.pools), qssf(work)), stops=False),
     "srsf, user means": Entry(lambda work: Ranked(Placed(work.pools), means())),
-    "tiresias": Entry(lambda work: Ranked(Placed(work.pools), LeastService(), worth=FREE_OF_CHARGE)),
+    "tiresias": Entry(lambda work: Ranked(Placed(work.pools), tiresias(work), worth=FREE_OF_CHARGE)),
     "myriarch": Entry(lambda work: myriarch(Placed(work.pools))),
     "- preemption": Entry(lambda work: myriarch(Placed(work.pools)), stops=False),
     "- prediction": Entry(lambda work: myriarch(Placed(work.pools), learner=Lengths(keys=everybody))),

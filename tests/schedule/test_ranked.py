@@ -319,13 +319,15 @@ def test_what_holds_on_every_run(drawn: list[tuple[int, float, int, Within, bool
     assert ranked.waiting == 0
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=14))
-@settings(max_examples=30, deadline=None)
-def test_least_service_decides_as_the_machine_of_tiresias(drawn: list[tuple[int, int, int]]) -> None:
-    """All jobs end when they do with `las.LeastAttained`, asked at every event; no two instants coincide.
-
-    Without promotion: the machine promotes a running job at whatever event comes next, the ranking when it starts.
-    """
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=14),
+    st.sampled_from([math.inf, 2.0, 0.5]),
+)
+@settings(max_examples=40, deadline=None)
+def test_least_service_decides_as_the_machine_of_tiresias(
+    drawn: list[tuple[int, int, int]], starve_factor: float
+) -> None:
+    """All jobs end when they do with `las.LeastAttained`, asked at every event, with promotion and without."""
     thresholds = (10.0, 60.0)
     tasks = [
         Task(
@@ -336,10 +338,10 @@ def test_least_service_decides_as_the_machine_of_tiresias(drawn: list[tuple[int,
         )
         for n, (at_s, run_s, devices) in enumerate(sorted(drawn))
     ]
-    reference = _by_reference(tasks, LeastAttained(thresholds=thresholds), devices=6)
+    reference = _by_reference(tasks, LeastAttained(thresholds=thresholds, starve_factor=starve_factor), devices=6)
     ranked = Ranked(
         flat(6),
-        LeastService(thresholds=thresholds),
+        LeastService(thresholds=thresholds, starve_factor=starve_factor),
         worth=FREE_OF_CHARGE,
         holds=False,
         guard_s=math.inf,

@@ -37,6 +37,8 @@ class Learn(Protocol):
 
 STEADY: Final = 0.0
 NEVER: Final = math.inf
+COURSE_LEAST_S: Final = 1e-6
+"""A course lasts so long at least: instants are doubles, and on 49,152 devices their rounding is some service."""
 MARGIN: Final = 0.25
 """A running job yields to one that has so much less left: our choice, between no hysteresis and halves."""
 
@@ -191,7 +193,8 @@ class ByPriority(_Unchanging):
 @final
 class LeastService(_Unchanging):
     """Tiresias (Gu et al., NSDI 2019, section 3): queues by attained service; in a queue by the first start, those not
-    yet started last and by arrival. The rule of `las.LeastAttained`, told by the job instead of over all jobs."""
+    yet started last and by arrival. The rule of `las.LeastAttained`, told by the job instead of over all jobs: with
+    `FREE_OF_CHARGE`, no holds and no guard all jobs end when they do there, with promotion too (tested)."""
 
     name = "least attained service"
     urgent = True
@@ -230,7 +233,8 @@ class LeastService(_Unchanging):
         """Its queue, and its place in it, until it falls or is promoted."""
         job = standing.job.id
         service, ran_s, waited_s = self._since(standing, now_s)
-        if self._queue[job] > 0 and waited_s > self._starve_factor * ran_s:
+        waits = not standing.running and now_s > standing.since_s
+        if waits and self._queue[job] > 0 and waited_s > self._starve_factor * ran_s:
             self._queue[job] = 0
             self._promoted[job] = (
                 standing.service_by(now_s),
@@ -261,7 +265,7 @@ class LeastService(_Unchanging):
         if standing.running:
             if queue == len(self._thresholds):
                 return NEVER
-            return now_s + max(self._thresholds[queue] - service, 0.0) / standing.held
+            return now_s + max((self._thresholds[queue] - service) / standing.held, COURSE_LEAST_S)
         if queue == 0 or math.isinf(self._starve_factor):
             return NEVER
         return now_s + max(self._starve_factor * ran_s - waited_s, 0.0) + 1e-3

@@ -27,11 +27,16 @@ class Reason(Value, frozen=True, kw_only=True):
     promised_s: float | None = None
     """The first promise that was made to this job."""
     text: str = ""
-    """What `ranked` rests on, in numbers."""
+    """What `ranked` rests on, in numbers; with the other rules, what else was weighed."""
 
     @property
     def sentence(self) -> str:
         """For people."""
+        words = self._words
+        return f"{words}; {self.text}" if self.text and self.rule != "ranked" else words
+
+    @property
+    def _words(self) -> str:
         waited = f"after {self.waited_s:g} s in the queue"
         match self.rule:
             case "in order":

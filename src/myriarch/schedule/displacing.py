@@ -53,7 +53,11 @@ def displace(
         shut = [*(barred or {}).get(name, ()), *nodes.barred(until_s)]
         one = _in_pool(nodes, job, [(index, candidates[index]) for index in mine], shut)
         if one is not None and (found is None or one.freed_devices < found.freed_devices):
-            found = one
+            without = [candidates[index] for index in one.victims]
+            if machine.supply is None or machine.supply.admits(
+                job, one.placement, now_s=until_s - job.estimate_s, without=without
+            ):
+                found = one
     return found
 
 

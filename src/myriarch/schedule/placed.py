@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +26,16 @@ Prefer = Callable[[Job, PoolLayout], tuple[float, float]]
 
 def _fewest_precisions(job: Job, pool: PoolLayout) -> tuple[float, float]:
     return (len(pool.precisions), 0.0)
+
+
+class Supply(Protocol):
+    """What a start needs beside devices, like power."""
+
+    def admits(self, job: Job, placement: Placement, *, now_s: float, without: Sequence[Placement] = ()) -> bool:
+        """Whether there is enough for a job to start there now, once those on some placements are gone."""
+
+    def earliest_s(self, job: Job, *, pool: str, devices: int, now_s: float) -> float:
+        """From when on there is enough for it, by estimates."""
 
 
 class _Way(NamedTuple):
@@ -60,6 +70,8 @@ class Placed:
         check_layouts(pools)
         self._prefer: Prefer = prefer or _fewest_precisions
         self.pools = {pool.name: PoolNodes(pool) for pool in pools}
+        self.supply: Supply | None = None
+        """Asked before a place is given or held; none: devices are all that it takes."""
         self._running: dict[JobId, _Running] = {}
         self._shapes: dict[tuple[int, Within, tuple[str, ...], str | None], int] = {}
         self._ways: list[tuple[Within, tuple[_Way, ...]]] = []
@@ -116,7 +128,9 @@ class Placed:
                 spare = {**spare, **nodes.barred(now_s + job.estimate_s)}
             found = nodes.find(many, each, within, spare=spare)
             if found is not None:
-                return Placement(pool=nodes.pool.name, nodes=found, devices_per_node=each)
+                placement = Placement(pool=nodes.pool.name, nodes=found, devices_per_node=each)
+                if self.supply is None or self.supply.admits(job, placement, now_s=now_s):
+                    return placement
         return None
 
     def start(self, job: Job, placement: Placement, *, now_s: float, hold: Hold | None = None) -> None:
@@ -175,6 +189,9 @@ class Placed:
     def _held(self, job: Job, found: _Found, now_s: float) -> Hold:
         self._early = []
         at_s, (nodes, many, each) = found
+        if self.supply is not None and at_s < float("inf"):
+            begin_s = max(at_s, now_s)
+            at_s = max(at_s, self.supply.earliest_s(job, pool=nodes.pool.name, devices=many * each, now_s=begin_s))
         if at_s == float("inf"):  # too few nodes are there; others go on meanwhile
             return Hold(job=job.id, at_s=at_s, spare_devices=self.free_devices)
         spare_on = nodes.spare_at(at_s, many, each, job.within)

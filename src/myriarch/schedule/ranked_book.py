@@ -144,11 +144,14 @@ class RankedBook:
             return False
         if hold is not None and hold.pool == place.pool and not hold.spare_on.keys().isdisjoint(place.nodes):
             return False
+        run_s = max(stopped.until_s - now_s, LEAST_S)
+        goes_on, supply = _lasting(was.job, run_s), self.machine.supply
+        if supply is not None and not supply.admits(goes_on, place, now_s=now_s):
+            return False
         standing = self.roster.standing(slot)
         for field in dataclasses.fields(Standing):
             setattr(standing, field.name, getattr(was, field.name))
-        run_s = max(stopped.until_s - now_s, LEAST_S)
-        self.machine.start(_lasting(was.job, run_s), place, now_s=now_s, hold=hold)
+        self.machine.start(goes_on, place, now_s=now_s, hold=hold)
         self._runs(slot, until_s=stopped.until_s, now_s=now_s)
         return True
 

@@ -127,7 +127,7 @@ def workloads(draw: st.DrawFn) -> list[Task]:
     return tasks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     tasks=workloads(),
     caps=st.lists(st.sampled_from([3200.0, 8000.0, 17_600.0, 25_000.0, math.inf]), min_size=1, max_size=8),

@@ -166,7 +166,7 @@ def workloads(draw: st.DrawFn) -> list[Task]:
     return tasks
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     tasks=workloads(),
     shares=st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=24, max_size=24),

@@ -160,3 +160,10 @@ def test_users_under_tenants() -> None:
 def test_trees_that_are_none(accounts: list[Account]) -> None:
     with pytest.raises(SpecError):
         Shares(accounts)
+
+
+def test_what_was_used_a_thousand_half_lives_ago_is_forgotten() -> None:
+    shares = Shares([Account(name="a"), Account(name="b")], half_life_s=1e-9)
+    shares.charge("a", 100.0, at_s=0.0)
+    shares.charge("b", 1.0, at_s=1e18)
+    assert (shares.usage("a"), shares.usage("b")) == (0.0, 1.0)

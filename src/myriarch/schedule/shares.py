@@ -23,8 +23,8 @@ Algorithm = Literal["fair tree", "classic"]
 
 HALF_LIFE_S: Final = 7 * 86_400.0
 """PriorityDecayHalfLife of slurm.conf: 7 days."""
-RESCALE_AT: Final = 2.0**500
-"""The unit of usage is started afresh before numbers come near the largest float."""
+RESCALE_AT: Final = 500.0
+"""Half-lives after which the unit of usage is started afresh: before numbers come near the largest float."""
 ROOT: Final = ""
 
 
@@ -65,10 +65,12 @@ class Shares:
 
     def charge(self, account: str, device_s: float, *, at_s: float) -> None:
         """An account used so much around an instant."""
-        unit = 2.0 ** ((at_s - self._origin_s) / self._half_life_s)
-        if unit > RESCALE_AT:
-            self._usage = {name: used / unit for name, used in self._usage.items()}
-            self._origin_s, unit = at_s, 1.0
+        halves = (at_s - self._origin_s) / self._half_life_s
+        if halves > RESCALE_AT:
+            decay = 2.0**-halves  # 0 where nothing is left
+            self._usage = {name: used * decay for name, used in self._usage.items()}
+            self._origin_s, halves = at_s, 0.0
+        unit = 2.0**halves
         for name in self._paths[account]:
             self._usage[name] += device_s * unit
         self._usage[ROOT] += device_s * unit

@@ -292,8 +292,10 @@ def test_a_name_that_a_real_run_has_is_refused(folder: Path) -> None:
         ({"seeds": 0}, "--seeds: 0 is none"),
         ({"vary": ["policy.name"]}, "is no field with values"),
         ({"vary": ["policy.name=easy,easy"]}, "has a value twice"),
-        ({"vary": ["seed=1", "seed=2"]}, "is varied twice"),
+        ({"vary": ["policy.name=easy", "policy.name=fifo"]}, "is varied twice"),
+        ({"vary": ["seed=1,2"]}, "`seed` is no part of the question"),
         ({"seeds": 2, "workers": 0}, "--workers: 0 is none"),
+        ({"workers": 0}, "--workers: 0 is none"),
     ],
 )
 def test_wrong_options(folder: Path, options: dict[str, Any], told: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from myriarch.errors import SpecError
 from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.layout import layout_of
 from myriarch.simulate.cluster_ledger import UNNAMED
 from myriarch.simulate.scenario import (
     FaultModel,
@@ -19,12 +20,14 @@ from myriarch.simulate.scenario import (
     GeneratorName,
     Grid,
     ListedJob,
+    Policy,
     PolicyName,
     RunTiming,
     Scaling,
     Scenario,
     Training,
     Trait,
+    TuningPlan,
     Workload,
 )
 from myriarch.simulate.scenario_answer import Answer, metrics_of
@@ -40,7 +43,7 @@ from myriarch.simulate.scenario_tuning import DEFAULTS, SPACES, present
 from myriarch.simulate.sweep import axis_of, variants_of, varied
 from myriarch.simulate.sweep_statistics import difference, estimate, student_t
 from myriarch.simulate.workload.deep_learning import MIXES
-from myriarch.spec.fleet import Chip, Fleet, Pool
+from myriarch.spec.fleet import Chip, FailureRate, Fleet, Pool
 from myriarch.spec.parse import parse
 from myriarch.spec.site import Period, Site, Tariff
 
@@ -155,6 +158,54 @@ def test_a_job_larger_than_the_fleet_is_refused_with_its_reason() -> None:
     assert nothing.duration_s == 0.0
 
 
+def test_a_deadline_that_passed_is_missed_by_who_never_ended() -> None:
+    """The first ends in time, the second is cut off late, the third could never run, and the fourth's is to come."""
+    jobs = (
+        ListedJob(id="in time", devices=8, run_s=100.0),
+        ListedJob(id="cut off", devices=8, run_s=1e6, estimate_s=1e6),
+        ListedJob(id="refused", devices=9, run_s=1.0),
+        ListedJob(id="to come", submit_s=50.0, devices=8, run_s=1e9),
+    )
+    workload = Workload(jobs=jobs, traits=(Trait(deadline_factor=1.0),))
+    made = answer(workload=workload, policy=Policy(name="fifo"), until_s=1_000_050.0)
+    assert made.jobs is not None
+    summary = made.jobs.all.summary
+    assert summary is not None
+    assert (made.jobs.all.ended, summary.deadlines, summary.deadlines_missed) == (1, 2, 1)
+
+
+def test_jobs_of_no_time_leave_no_trace() -> None:
+    job = ListedJob(id="a", devices=1, run_s=1e-300)
+    assert answer(workload=Workload(jobs=(job,))).capacity_device_ns == 0
+    late = ListedJob(id="b", submit_s=1e15, devices=1, run_s=1e-10)
+    made = answer(workload=Workload(jobs=(job, late)))
+    assert made.jobs is not None
+    assert made.jobs.all.ended == 2
+
+
+def test_no_job_is_of_more_devices_than_are_counted() -> None:
+    with pytest.raises(SpecError, match=r"devices.*use at least 1 and at most 2147483647"):
+        parse("name: a\nfleet: h100-sxm:8\nworkload: {jobs: [{id: a, devices: 1e18, run_s: 1}]}", kind=Scenario)
+
+
+def test_so_many_are_promised_a_start_as_were_asked() -> None:
+    """The last fits beside the others at once; with a depth of one nobody looks at it before its turn."""
+    jobs = (
+        ListedJob(id="a", devices=6, run_s=100.0),
+        ListedJob(id="b", submit_s=1.0, devices=6, run_s=100.0),
+        ListedJob(id="c", submit_s=2.0, devices=8, run_s=100.0),
+        ListedJob(id="d", submit_s=3.0, devices=2, run_s=90.0),
+    )
+
+    def waits_s(depth: int) -> float:
+        made = answer(workload=Workload(jobs=jobs), policy=Policy(name="conservative", depth=depth)).jobs
+        assert made is not None
+        assert made.all.summary is not None
+        return made.all.summary.wait_s_max
+
+    assert (waits_s(3), waits_s(1)) == (198.0, 297.0)
+
+
 def test_numbers_are_a_machine_without_nodes() -> None:
     made = answer(placement="numbers", policy=msgspec.convert({"name": "conservative"}, type(scenario().policy)))
     assert made.jobs is not None
@@ -186,6 +237,26 @@ def test_a_log_of_faults_is_replayed_and_its_problems_counted(tmp_path: Path) ->
 
 def _faults() -> FaultModel:
     return FaultModel(per_node_day=50.0, repair_s=600.0)
+
+
+def _alone(**training: Any) -> dict[str, Any]:
+    """Fields of a scenario with one training and no jobs."""
+    made = Training(**{"step_s": 20.0, "state_bytes": 1e9} | training)
+    return {"workload": None, "until_s": 3600.0, "training": made}
+
+
+def test_repairs_last_as_long_as_the_pool_says() -> None:
+    """Its `repair_s` is the median; the scenario's goes before it, and without either it is a day in the mean."""
+    own = fleet(failures=FailureRate(per_node_day=1.0, repair_s=60.0)).pools
+    layouts = [layout_of(pool) for pool in own]
+
+    def median_s(faults: FaultModel, pools: tuple[Pool, ...]) -> float:
+        found = breakdowns_of(faults, pools, layouts, until_s=1e8, seed=1).breakdowns
+        return float(np.median([one.duration_s for one in found if one.course == "repair"]))
+
+    assert median_s(FaultModel(), own) == pytest.approx(60.0, rel=0.2)
+    assert median_s(FaultModel(repair_s=355.0), own) == pytest.approx(54.0, rel=0.2)  # a mean, spread as LANL's
+    assert median_s(FaultModel(per_node_day=1.0), fleet().pools) == pytest.approx(86_400 * 54 / 355, rel=0.2)
 
 
 def test_rates_of_one_s_own_give_about_as_many_faults() -> None:
@@ -368,6 +439,15 @@ def test_speeds_of_unlike_pools_and_other_sizes() -> None:
         ({"faults": msgspec.structs.replace(_faults(), source="lama3")}, "keep one"),
         ({"timing": RunTiming()}, "timing: is of a `run`"),
         ({"seeds": 20_000}, "more than anybody waits for"),
+        ({"faults": FaultModel(noticed_s=60.0)}, "faults.noticed_s: is of silent corruption"),
+        ({"faults": FaultModel(log="x", rate=3.0)}, "faults.rate: is of faults that are drawn"),
+        ({"faults": FaultModel(log="x", fail_slow=True)}, "faults.fail_slow: is of faults that are drawn"),
+        (_alone(merge_s=20.0), "training.merge_s: 20 s is all of a step of 20 s"),
+        (_alone(speeds={"q": 1.0}), "training.speeds.q: no pool is called `q`"),
+        (_alone() | {"policy": Policy(name="fifo")}, "policy: decides between jobs"),
+        (_alone() | {"placement": "numbers"}, "placement: is of jobs"),
+        (_alone() | {"tuning": TuningPlan()}, "tuning: is of a workload"),
+        (_alone() | {"faults": FaultModel(detect_s=5.0)}, "faults.detect_s: is of a workload"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_told(fields: dict[str, Any], told: str) -> None:

@@ -54,6 +54,7 @@ Made = Answer | Sweep | Tuning
 def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> int:
     """Simulate, keep, print. The same sweep again goes on where it stopped, or prints at once what it found."""
     scenario = load_scenario(Path(options.scenario))
+    _workers(options)  # wrong ones are told before anything is done
     if options.seeds is not None:
         if options.seeds < 1:
             raise UsageError(f"--seeds: {options.seeds} is none", hint="use 1 or more")

@@ -56,6 +56,7 @@ class ClusterSummary(Value, frozen=True, kw_only=True):
     lost_hours: float
     """Run time that was done and had to be done again."""
     deadlines: int
+    """Of those that ended, and of those that did not though it has passed."""
     deadlines_missed: int
 
 
@@ -160,6 +161,9 @@ class ClusterOutcome:
         wait_s, completion_s, slowdown = self.wait_s[which], self.completion_s[which], self.slowdown[which]
         columns = self.columns
         deadline_s = np.asarray(columns.deadline_s)
+        due = self.completed | (deadline_s <= self.end_s)  # whose deadline was met or missed
+        due[list(columns.refused)] = False
+        due &= ~np.isnan(deadline_s) & (True if chosen is None else chosen)
 
         def total(column: Any) -> int:
             return int(np.asarray(column)[which].sum())
@@ -180,8 +184,8 @@ class ClusterOutcome:
             restarts=total(columns.restarts),
             resizes=total(columns.resizes),
             lost_hours=float(np.asarray(columns.lost_s)[which].sum()) / SECONDS_PER_HOUR,
-            deadlines=int((~np.isnan(deadline_s) & which).sum()),
-            deadlines_missed=int((self.missed & which).sum()),
+            deadlines=int(due.sum()),
+            deadlines_missed=int((self.missed & due).sum()),
         )
 
     def by(self, group: Group) -> dict[str, ClusterSummary]:
@@ -207,7 +211,7 @@ class ClusterOutcome:
 
     @property
     def finish_time_fairness(self) -> Floats:
-        """Rho of each job; NaN of those that did not end."""
+        """Rho of each job; NaN of those that did not end, and of those over within the instant they came."""
         accepted = ~np.isnan(self.first_start_s)
         until_s = np.where(self.completed, self.ended_s, self.end_s)[accepted]
         instants_s = np.concatenate([self.submit_s[accepted], until_s])
@@ -216,8 +220,8 @@ class ClusterOutcome:
         instants_s, there = instants_s[order], np.cumsum(changes[order])
         passed = np.concatenate(([0.0], np.cumsum(there[:-1] * np.diff(instants_s)))) if len(there) else there
         rho = np.full(len(self.columns.ids), np.nan)
-        which = self.completed
-        if which.any():
+        which = self.completed & (self.ended_s > self.submit_s)
+        if which.any() and self.fleet_devices:
             life_s = self.completion_s[which]
             jobs = np.interp(self.ended_s[which], instants_s, passed)
             jobs -= np.interp(self.submit_s[which], instants_s, passed)

@@ -7,7 +7,7 @@ scenario begins.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,8 @@ PolicyName = Literal[
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
+DEVICES_LIMIT: Final = 2**31 - 1
+"""Of one job: what traces are read with (`workload.trace`), and far above any fleet."""
 
 
 class Generator(Spec, frozen=True, kw_only=True):
@@ -48,7 +50,7 @@ class ListedJob(Spec, frozen=True, kw_only=True):
 
     id: str
     submit_s: NonNegative = 0.0
-    devices: Count
+    devices: Annotated[int, Meta(ge=1, le=DEVICES_LIMIT)]
     run_s: Positive
     """How long it runs once it started, undisturbed; no policy sees it."""
     estimate_s: Positive | None = None
@@ -142,7 +144,7 @@ class Policy(Spec, frozen=True, kw_only=True):
     order: OrderName | None = None
     """Who comes first."""
     depth: Count | None = None
-    """So many of those who wait are promised a start. None: all."""
+    """So many of those who wait are promised a start. None: 50 on nodes, all by number."""
     weights: PriorityWeights | None = None
     shares: dict[str, Positive] | None = None
     """Promised shares by tenant, or by `tenant/user`. None: equal shares."""
@@ -186,7 +188,7 @@ class Policy(Spec, frozen=True, kw_only=True):
 class Lemons(Spec, frozen=True, kw_only=True):
     """A few nodes that fail far more often than the others."""
 
-    share: Fraction
+    share: Annotated[float, Meta(gt=0, lt=1)]
     """Of the nodes."""
     times: Annotated[float, Meta(ge=1)]
     """As often as the others."""
@@ -214,10 +216,10 @@ class FaultModel(Spec, frozen=True, kw_only=True):
     rate: NonNegative = 1.0
     """Times as often as the source or the rates say."""
     repair_s: Positive | None = None
-    """Mean; with rates of one's own. None: a day, or the pools' own."""
+    """Mean; with rates of one's own. None: the pools' own (theirs are medians), or a day."""
     repair_share: Share | None = None
     """Of the failures, that take the node away; the others only its processes. None: Llama 3's, 78 %."""
-    shape: Positive | None = None
+    shape: Annotated[float, Meta(ge=0.1, le=100)] | None = None
     """Of the Weibull gaps between failures; below 1 they come in bursts. None: the source's."""
     lemons: Lemons | None = None
     """None: the source's."""
@@ -228,10 +230,11 @@ class FaultModel(Spec, frozen=True, kw_only=True):
     fail_slow: bool = False
     """Nodes become slower for a while."""
     noticed_s: NonNegative = 0.0
-    """Mean time until silent corruption is noticed."""
+    """Mean time until silent corruption is noticed; of sources that have it."""
     maintenance: Upkeep | None = None
     detect_s: NonNegative = 0.0
-    """From a fault until anybody knows; its job's devices stand still meanwhile."""
+    """From a fault until anybody knows; its job's devices stand still meanwhile. Of jobs: a training has
+    `simulate.fleet_terms`' for each cause."""
 
 
 class Grid(Spec, frozen=True, kw_only=True):
@@ -271,7 +274,7 @@ class Training(Spec, frozen=True, kw_only=True):
     whole_job: bool = False
     """All processes are started anew after every fault."""
     merge_s: NonNegative = 0.0
-    """What merging between groups adds to a step."""
+    """What merging between groups adds to a step; part of `step_s`."""
     store_bandwidth_bytes_per_s: Positive | None = None
     """Of one device to the store of durable checkpoints."""
     restart_s: NonNegative | None = None

@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from myriarch.simulate.rates_published import SOURCES
-from myriarch.simulate.scenario import FaultModel, Generator, Grid, ListedJob, Scaling, Scenario, Trait, Workload
+from myriarch.simulate.scenario import (
+    FaultModel,
+    Generator,
+    Grid,
+    ListedJob,
+    Policy,
+    Scaling,
+    Scenario,
+    Training,
+    Trait,
+    Workload,
+)
 from myriarch.simulate.scenario_policy import check_policy
 from myriarch.simulate.workload.deep_learning import MIXES
 from myriarch.spec.catalogue import catalogue
@@ -15,6 +26,11 @@ from myriarch.spec.fleet import Chip, Fleet, Pool
 from myriarch.spec.problems import did_you_mean, listed
 
 SEEDS_LIMIT: Final = 10_000
+_DRAWN: Final = {
+    name: getattr(FaultModel(), name)
+    for name in ("rate", "shape", "lemons", "switches", "rows", "fail_slow", "maintenance")
+}
+"""What changes faults that are drawn, with what it is when nobody says it."""
 
 
 def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
@@ -29,6 +45,10 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
                 tell(name, "is of a workload; a run file says its own fleet, faults (`chaos`) and end; remove it")
     if scenario.training is not None and scenario.until_s is None:
         tell("until_s", "is missing; say how long it trains, like `until_s: 30 d`")
+    if scenario.workload is None and len(asked) == 1:
+        _check_no_jobs(scenario, asked[0], tell)
+    if scenario.training is not None:
+        _check_training(scenario.training, fleet if isinstance(fleet := scenario.fleet, Fleet) else None, tell)
     if scenario.timing is not None and not scenario.run:
         tell("timing", "is of a `run`, and there is none; remove it")
     if scenario.seeds > SEEDS_LIMIT:
@@ -50,6 +70,28 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
         _check_faults(scenario.faults, by_number=by_number, tell=tell)
     if scenario.power is not None:
         _check_power(scenario.power, tell)
+
+
+def _check_no_jobs(scenario: Scenario, asked: str, tell: Tell) -> None:
+    """What is of many jobs, and would say nothing."""
+    if scenario.policy != Policy():
+        tell("policy", f"decides between jobs, and a {asked} is one; remove it")
+    if scenario.placement != "nodes":
+        tell("placement", f"is of jobs, and a {asked} is one on whole nodes; remove it")
+    if scenario.tuning is not None and not scenario.run:
+        tell("tuning", f"is of a workload, and this is a {asked}; remove it")
+    if scenario.faults is not None and scenario.faults.detect_s:
+        tell("faults.detect_s", f"is of a workload; a {asked} has a detection time for each cause; remove it")
+
+
+def _check_training(training: Training, fleet: Fleet | None, tell: Tell) -> None:
+    if training.merge_s >= training.step_s:
+        tell("training.merge_s", f"{training.merge_s:g} s is all of a step of {training.step_s:g} s; use less")
+    names = [] if fleet is None else [pool.name for pool in fleet.pools]
+    for name in training.speeds if names else ():
+        if name not in names:
+            near = did_you_mean(name, names)
+            tell(f"training.speeds.{name}", f"no pool is called `{name}`;{near} the fleet has {listed(names)}")
 
 
 def _asked(scenario: Scenario) -> list[str]:
@@ -133,6 +175,12 @@ def _check_faults(faults: FaultModel, *, by_number: bool, tell: Tell) -> None:
     for name in ("repair_s", "repair_share"):
         if getattr(faults, name) is not None and (faults.source or faults.log):
             tell(f"faults.{name}", "goes with rates of one's own; remove it, or the source or log")
+    if faults.noticed_s and not faults.source:
+        tell("faults.noticed_s", "is of silent corruption, which only published sources have; name a `source`")
+    if faults.log:
+        for name, usual in _DRAWN.items():
+            if getattr(faults, name) != usual:
+                tell(f"faults.{name}", "is of faults that are drawn; a log has them all; remove it")
 
 
 def _check_power(power: Grid, tell: Tell) -> None:

@@ -126,7 +126,7 @@ class ClusterRun:
             utilisation=outcome.utilisation,
             fragmented=outcome.fragmented,
             fairness=outcome.jain_index,
-            finish_time_fairness_p95=float(np.nanquantile(rho, 0.95)) if outcome.completed.any() else None,
+            finish_time_fairness_p95=float(np.nanquantile(rho, 0.95)) if not np.isnan(rho).all() else None,
             waiting_mean=outcome.waiting_job_s / duration_s if duration_s else 0.0,
             waiting_most=outcome.waiting_most,
             events=outcome.events,

@@ -15,7 +15,19 @@ from myriarch.errors import SpecError, UsageError
 from myriarch.event.base import Value
 from myriarch.schedule.layout import PoolLayout
 from myriarch.simulate.breakdowns import Breakdown
-from myriarch.simulate.rates import FAIL_SLOW, HARDWARE, ROW, SWITCH, Cause, FaultRates, like_lanl, maintenance, plain
+from myriarch.simulate.rates import (
+    FAIL_SLOW,
+    HARDWARE,
+    LANL_MEAN_S,
+    LANL_MEDIAN_S,
+    ROW,
+    SWITCH,
+    Cause,
+    FaultRates,
+    like_lanl,
+    maintenance,
+    plain,
+)
 from myriarch.simulate.rates_draw import draw
 from myriarch.simulate.rates_log import BreakdownLog, LogProblem, read_breakdowns
 from myriarch.simulate.rates_published import published
@@ -110,6 +122,8 @@ def _own(faults: FaultModel, pool: Pool) -> FaultRates:
     repair = HARDWARE
     if faults.repair_s is not None:
         repair = like_lanl(faults.repair_s)
+    elif said is not None:
+        repair = like_lanl(said.repair_s * LANL_MEAN_S / LANL_MEDIAN_S)  # a pool's is the median
     return plain(
         per_node_day,
         repair=repair,

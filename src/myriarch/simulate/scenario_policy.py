@@ -169,7 +169,11 @@ def _sjbf(policy: Policy, setting: Setting) -> Scheduler:
 
 def _conservative(policy: Policy, setting: Setting) -> Scheduler:
     machine = setting.machine()
-    return Conservative(machine) if isinstance(machine, Counted) else ConservativeNodes(machine, depth=PROMISED_MOST)
+    return (
+        Conservative(machine)
+        if isinstance(machine, Counted)
+        else ConservativeNodes(machine, depth=policy.depth or PROMISED_MOST)
+    )
 
 
 def _priority(policy: Policy, setting: Setting) -> Scheduler:

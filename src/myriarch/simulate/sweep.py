@@ -28,6 +28,12 @@ from myriarch.spec.problems import collected
 from myriarch.spec.shape import shaped
 
 CELLS_LIMIT: Final = 100_000
+UNVARIED: Final = {
+    "seed": "use --seeds: every variant is simulated with each of them",
+    "seeds": "use --seeds",
+    **dict.fromkeys(("name", "output", "note", "tuning"), "vary a field that changes what happens"),
+}
+"""Fields that a sweep gives to its cells itself, or that change no answer, with what to do instead."""
 _STEP: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)|\[([0-9]+)\]")
 _COMMA: Final = re.compile(r",(?![^\[{]*[\]}])")
 """Commas outside of brackets."""
@@ -84,6 +90,8 @@ def axis_of(text: str) -> Axis:
     parts = tuple(part.strip() for part in _COMMA.split(values))
     if not equals or not path.strip() or not all(parts):
         raise UsageError(f"--vary: `{text}` is no field with values", hint="write --vary policy.name=fifo,easy")
+    if path.strip() in UNVARIED:
+        raise UsageError(f"--vary: `{path.strip()}` is no part of the question", hint=UNVARIED[path.strip()])
     if len(set(parts)) < len(parts):
         raise UsageError(f"--vary: `{text}` has a value twice", hint="name each value once")
     return Axis(path=path.strip(), values=parts)

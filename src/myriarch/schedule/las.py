@@ -4,8 +4,8 @@ How long a job will run is unknown; what it has had is not. A job's *attained se
 has run. Jobs stand in a few queues: they enter the first, and fall to the next when their service passes its threshold
 (multi-level feedback, so that jobs of like service do not preempt each other at every step). Inside a queue they stand
 in the order of their first start, those not yet started last and by arrival. A job that starves goes back to the first
-queue: when it has waited longer than `starve_factor` times as long as it ran since it last stood there (the paper's
-`PROMOTEKNOB`).
+queue: when it has waited `starve_factor` times as long as it ran since it last came there (the paper's
+`PROMOTEKNOB`), and waits still: whoever runs does not starve, however long it waited before.
 
 Running jobs are those at the front that fit; one that does not fit is passed over, and the machine says who has to
 yield.
@@ -25,6 +25,10 @@ from myriarch.schedule.job import Job, JobId
 THRESHOLDS_DEVICE_S: Final = (3_600.0, 36_000.0)
 """Three queues: up to one device-hour, up to ten, all others. Our own choice: service is spread over orders of
 magnitude, so the thresholds are."""
+
+LEAST_S: Final = 1e-6
+"""Until somebody changes queues at least: instants are doubles, and service that lacks their rounding would stop time;
+on 49,152 devices it is some service."""
 
 
 class Reordering(Value, frozen=True, kw_only=True):
@@ -103,7 +107,12 @@ class LeastAttained:
     def decide(self, *, now_s: float, devices: int) -> Sharing:
         """Who runs on so many devices."""
         self._advance(now_s)
-        moved = tuple(each for standing in self._jobs.values() if (each := self._moved(standing)) is not None)
+        running = set(self._running)
+        moved = tuple(
+            each
+            for job, standing in self._jobs.items()
+            if (each := self._moved(standing, waits=job not in running)) is not None
+        )
         free, chosen = devices, []
         for standing in sorted(self._jobs.values(), key=_order):
             if standing.job.devices <= free:
@@ -113,13 +122,12 @@ class LeastAttained:
             if standing.first_start is None:
                 standing.first_start = self._starts
                 self._starts += 1
-        running = tuple(standing.job.id for standing in chosen)
         before = self._running
-        self._running, self._devices = running, devices
+        self._running, self._devices = tuple(standing.job.id for standing in chosen), devices
         return Sharing(
-            running=running,
-            started=tuple(job for job in running if job not in before),
-            preempted=tuple(job for job in before if job not in running),
+            running=self._running,
+            started=tuple(job for job in self._running if job not in running),
+            preempted=tuple(job for job in before if job not in self._running),
             moved=moved,
             next_s=self._next_s(),
         )
@@ -147,8 +155,10 @@ class LeastAttained:
     def _queue_of(self, service: float) -> int:
         return sum(service >= threshold * (1 - 1e-12) for threshold in self.thresholds)
 
-    def _moved(self, standing: _Standing) -> Reordering | None:
-        starving = standing.queue > 0 and standing.waited_s > self.starve_factor * standing.ran_s
+    def _moved(self, standing: _Standing, *, waits: bool) -> Reordering | None:
+        starving = (
+            waits and standing.queue > 0 and standing.waited_s >= self.starve_factor * standing.ran_s * (1 - 1e-12)
+        )
         if starving:
             waited_s, ran_s = standing.waited_s, standing.ran_s
             standing.queue, standing.ran_s, standing.waited_s = 0, 0.0, 0.0
@@ -171,9 +181,9 @@ class LeastAttained:
         for job, standing in self._jobs.items():
             if job in running and standing.queue < len(self.thresholds):
                 left = self.thresholds[standing.queue] / standing.job.devices - standing.ran_s
-                waits.append(max(left, 0.0))
+                waits.append(max(left, LEAST_S))
             elif job not in running and standing.queue > 0 and math.isfinite(self.starve_factor):
-                waits.append(max(self.starve_factor * standing.ran_s - standing.waited_s, 0.0) + 1e-3)
+                waits.append(max(self.starve_factor * standing.ran_s - standing.waited_s, LEAST_S))
         return self._now_s + min(waits, default=math.inf)
 
 

@@ -10,8 +10,13 @@ restarts take. So the cost of resizing is counted, and who has just been moved i
 Two solvers of the same objective:
 
     program     Sia's integer program, exact, by HiGHS; for hundreds of jobs
-    marginal    step by step to whom one more step brings most for the share of a pool that it takes; fast, and within a
-                few percent of the program on the instances of `tests/schedule/test_resizing.py`
+    marginal    step by step to whom one more step brings most for the share of a pool that it takes; fast. Above the
+                program's objective on random instances like those of `tests/schedule/test_resizing.py` by
+
+                    jobs    devices    instances    mean     90th percentile    most
+                      5     8 + 16        100       2.6 %         7.5 %        17.6 %
+                     10     8 + 16        100       0.7 %         2.3 %         3.6 %
+                     40    32 + 64         30       0.7 %         1.3 %         2.0 %
 
 A job that waits weighs more the longer it has waited in all (twice as much after `guard_s`), so that nobody starves
 while jobs may be preempted. Jobs that may neither be preempted nor resized keep what they have.
@@ -168,10 +173,11 @@ class Resizing:
         competing: list[Elastic] = []
         choices: dict[JobId, tuple[_Choice, ...]] = {}
         for job, standing in self._book.standings.items():
-            if standing.running and not (standing.job.preemptible or standing.job.elastic):
+            if _fixed(standing):
                 kept[job] = Wanted(standing.placement.pool, standing.held)
                 devices[standing.placement.pool] -= standing.held
-            elif open_to := self._open_to(standing, devices):
+        for job, standing in self._book.standings.items():  # by what all who keep theirs leave
+            if job not in kept and (open_to := self._open_to(standing, devices)):
                 choices[job] = open_to
                 competing.append(self._elastic(standing, open_to, now_s))
         solve = self._by_program if self._solver == "program" else self._by_steps
@@ -349,6 +355,11 @@ def _resized(job: Elastic, at: int) -> Resize:
         changed=configuration != before,
         reason=f"gets {gets}, had {had}{cost}",
     )
+
+
+def _fixed(standing: Standing) -> bool:
+    """Whether it keeps what it has to its end."""
+    return standing.running and not (standing.job.preemptible or standing.job.elastic)
 
 
 def _asked(choices: Sequence[_Choice], configuration: Configuration) -> int:

@@ -362,7 +362,7 @@ def main() -> None:
         for policy, values in found.items():
             half = values["gain_half_width"]
             print(f"  {policy:18}{values['gain']:+7.3f} +- {half:.3f}" if half is not None else f"  {policy}")
-        if name.removeprefix("sia-") in PUBLISHED_HOURS:
+        if name.startswith("sia-"):
             print(f"  published: {PUBLISHED_HOURS[name.removeprefix('sia-')]}")
 
 

@@ -47,8 +47,10 @@ _PRIORITY: Final[Space] = {
     "policy.half_life_s": Range(low=3600.0, high=30 * 86_400.0, log=True),
     "policy.favour_small": Choice(values=(False, True)),
 }
+_SPELL: Final = Range(low=1.0, high=32.0, log=True)
+"""From one: with less, jobs can be stopped before they have done anything, and hold each other up for days (Mira)."""
 _STOPS: Final[Space] = {
-    "policy.spell": Range(low=0.25, high=32.0, log=True),
+    "policy.spell": _SPELL,
     "policy.price": Range(low=0.05, high=20.0, log=True),
     "policy.guard_s": Range(low=3600.0, high=14 * 86_400.0, log=True),
     "policy.guard_share": Range(low=0.0, high=0.5),
@@ -70,7 +72,7 @@ SPACES: Final[Mapping[PolicyName, Space]] = {
     "myriarch": {
         **_MARGIN,
         "policy.exponent": Range(low=0.0, high=2.0),
-        "policy.spell": Range(low=0.25, high=32.0, log=True),
+        "policy.spell": _SPELL,
         "policy.price": Range(low=0.0, high=4.0),
         "policy.guard_s": _STOPS["policy.guard_s"],
     },

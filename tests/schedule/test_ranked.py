@@ -328,6 +328,71 @@ def test_what_holds_on_every_run(drawn: list[tuple[int, float, int, Within, bool
     assert ranked.waiting == 0
 
 
+@given(RUNS, st.sampled_from(sorted(RANKINGS)), st.sampled_from([0.0, 0.5]))
+@settings(max_examples=40, deadline=None)
+def test_nobody_waits_longer_than_the_guard_and_the_turns_before(
+    drawn: list[tuple[int, float, int, Within, bool]], name: str, share: float
+) -> None:
+    """The bound that `turns` states, on devices of which any will do and jobs that may all be preempted."""
+    guard_s, review_s = 100.0, 20.0
+    tasks = [
+        Task(job=msgspec.structs.replace(one.job, preemptible=True, within="pool"), run_s=one.run_s)
+        for one in tasks_of(drawn)
+    ]
+    since = {one.job.id: one.job.submit_s for one in tasks}
+    waits: list[tuple[float, float]] = []
+
+    def observe(decision: Decision) -> None:
+        if isinstance(decision, Start):
+            waits.append((since[decision.job], decision.at_s))
+        elif isinstance(decision, Preempt):
+            since[decision.job] = decision.at_s
+
+    ranked = Ranked(flat(24), RANKINGS[name](), guard_s=guard_s, guard_share=share, review_s=review_s)
+    simulate_cluster(tasks, ranked, observe=observe)
+    for begin_s, end_s in waits:
+        due_s = begin_s + guard_s
+        before = [
+            start_s - since_s
+            for since_s, start_s in waits
+            if guard_s <= start_s - since_s
+            and since_s <= begin_s
+            and (since_s, start_s) != (begin_s, end_s)
+            and start_s + (start_s - since_s) >= due_s
+        ]
+        assert end_s - begin_s <= guard_s + sum(before) + (len(before) + 1) * review_s + 1e-6
+
+
+@given(RUNS, st.sampled_from([0.5, 1.0, 2.0]))
+@settings(max_examples=30, deadline=None)
+def test_nobody_is_stopped_whose_stop_is_not_paid_for(
+    drawn: list[tuple[int, float, int, Within, bool]], price: float
+) -> None:
+    """For each newcomer: what its victims lose, priced, is no more than what it gains at most: the time until they
+    would be over by what is known, times its devices; and by seconds too (`exchange`)."""
+    tasks = [Task(job=msgspec.structs.replace(one.job, within="pool"), run_s=one.run_s) for one in tasks_of(drawn)]
+    jobs = {one.job.id: one.job for one in tasks}
+    until: dict[JobId, float] = {}
+    victims: list[Preempt] = []
+
+    def observe(decision: Decision) -> None:
+        if isinstance(decision, Preempt):
+            victims.append(decision)
+        elif isinstance(decision, Start):
+            mine = [one for one in victims if one.reason.startswith(f"job {decision.job} ")]
+            if mine:
+                wait_s = max(until[one.job] for one in mine) - decision.at_s
+                lost = [(jobs[one.job].devices, jobs[one.job].save_s + jobs[one.job].restart_s) for one in mine]
+                assert jobs[decision.job].devices * wait_s >= price * sum(each * s for each, s in lost) - 1e-6
+                run_s = decision.until_s - decision.at_s
+                assert wait_s >= price * (len(mine) * (run_s - jobs[decision.job].restart_s) + sum(s for _, s in lost))
+            victims[:] = [one for one in victims if one not in mine]
+            until[decision.job] = decision.until_s
+
+    worth = Worth(spell=0.0, price=price)
+    simulate_cluster(tasks, Ranked(flat(24), shortest(), worth=worth, guard_s=math.inf), observe=observe)
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=14))
 @settings(max_examples=30, deadline=None)
 def test_least_service_decides_as_the_machine_of_tiresias(drawn: list[tuple[int, int, int]]) -> None:

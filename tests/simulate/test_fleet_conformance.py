@@ -66,7 +66,7 @@ def job(
 def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str]:
     """What `Control` decides in `World`."""
     simulation = simulate(resolved, faults=faults, timing=Timing(default_sequence_s=SEQUENCE_S, disk_bytes_per_s=1e8))
-    told = [
+    told: list[Told] = [
         (
             each.action.choice,
             tuple(each.action.lost_nodes),
@@ -100,7 +100,7 @@ def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], st
     fleet = Fleet(resolved, terms=terms, until_s=1e5, faults=faults)
     outcome = fleet.run()
     fleet.check()
-    told = [
+    told: list[Told] = [
         (
             one.choice,
             tuple(one.lost_nodes),

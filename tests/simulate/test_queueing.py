@@ -212,6 +212,7 @@ def test_nodes_and_domains_are_never_shared_or_left(tasks: list[Task]) -> None:
                     nodes = -(-job.devices // 4)
                     assert nodes > {"node": 1, "rack": 2, "pod": 2, "pool": 4}[job.within]
                     continue
+                assert isinstance(decision, Start)
                 where = decision.placement
                 held[decision.job] = where
                 assert len(set(where.nodes)) == len(where.nodes) == -(-job.devices // 4)

@@ -71,9 +71,6 @@ def best(
 class Changing(Draining, Protocol):
     """A scheduler on nodes that can be told that there are more or fewer of them: `Easy`, `InOrder`, `Ranked`."""
 
-    @property
-    def machine(self) -> Placed: ...
-
     def changed(self, *, now_s: float) -> Sequence[Decision]:
         """Nodes were withdrawn or restored."""
 
@@ -101,7 +98,10 @@ class Sparing:
                 f"most_share {most_share:g} are no numbers of failures, repairs and shares",
                 hint="rates from 0 up, times above 0, the share from 0 to below 1",
             )
+        if not isinstance(scheduler.machine, Placed):
+            raise SpecError("spares are nodes, and this scheduler only counts devices", hint="give it a `Placed`")
         self._scheduler = scheduler
+        self._placed = scheduler.machine
         self._rate = failures_per_node_s
         self._repair_s = repair_s
         self._review_s = review_s
@@ -115,7 +115,7 @@ class Sparing:
     @property
     def machine(self) -> Placed:
         """The scheduler's own."""
-        return self._scheduler.machine
+        return self._placed
 
     @property
     def waiting(self) -> int:

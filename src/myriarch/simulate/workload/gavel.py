@@ -120,4 +120,4 @@ def _devices(uniform: float) -> int:
 
 def _run_s(draw: random.Random) -> float:
     low, high = LONG if draw.random() >= 1.0 - LONG_SHARE else SHORT
-    return 60.0 * 10.0 ** draw.uniform(low, high)
+    return 60.0 * math.pow(10.0, draw.uniform(low, high))

@@ -34,7 +34,7 @@ def go(
         groups,
         idle={PoolId(group.pool): idle.get(group.pool, []) for group in groups},
         previous={layout.group: layout for layout in previous.layouts} if previous else {},
-        lost=lambda node: node in lost,
+        lost=lambda group, node: node in lost,
         holds=holds,
         warm=warm,
         fits=fits,

@@ -3,6 +3,8 @@ the same decisions, word by word."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from myriarch.event.actions import Decide
@@ -155,6 +157,10 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
         job(groups=3, nodes=1, spares=0, recovery=DEGRADE),
         [kill("a-1", at_step=7), back("a-1", at_step=15)],
     ),
+    "another group takes the node that is back": (
+        job(groups=3, nodes=1, spares=0, recovery=DEGRADE),
+        [kill("a-0", at_step=5), kill("a-1", at_step=12), back("a-1", at_s=38.0)],
+    ),
     "a spare with copies dies": (job(groups=2, nodes=2, spares=1), [kill("a-4", at_step=7)]),
     "a lost node is back as a spare": (
         job(groups=2, nodes=2, spares=1),
@@ -174,5 +180,34 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
 @pytest.mark.parametrize("name", list(PLAYS))
 def test_the_same_decisions(name: str) -> None:
     resolved, faults = PLAYS[name]
+    told, outcome = by_control(resolved, faults)
+    assert by_fleet(resolved, faults) == (told, outcome)
+
+
+def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
+    """A job and faults between its saves, some at one instant. What strikes where nobody is strikes nobody."""
+    dice = random.Random(seed)
+    groups, nodes = dice.choice([(2, 2), (2, 3), (3, 2), (4, 2), (4, 1)])
+    spares, devices = dice.choice([0, 1, 2]), dice.choice([1, 2])
+    recovery = Recovery(heartbeat_timeout_s=1.0, missing_group="degrade", wait_limit_s=2.0)
+    resolved = job(
+        groups=groups, nodes=nodes, spares=spares, devices=devices, batch=24 * devices, rack=dice.choice([1, 2]),
+        copies=dice.choice([1, 2]), steps=60, recovery=recovery,
+    )  # fmt: skip
+    names = [f"a-{index}" for index in range(groups * nodes + spares)]
+    faults: list[Fault] = []
+    for step in range(4, 50, dice.choice([6, 9])):
+        target = dice.choice([*names, f"g{dice.randrange(groups)}/{dice.randrange(nodes * devices)}"])
+        faults.append(kill(target, at_step=step))
+        if dice.random() < 0.3:
+            faults.append(kill(dice.choice(names), at_step=step))
+        if dice.random() < 0.6:
+            faults.append(back(dice.choice(names), at_step=step + 3))
+    return resolved, faults
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_same_decisions_on_drawn_faults(seed: int) -> None:
+    resolved, faults = drawn(seed)
     told, outcome = by_control(resolved, faults)
     assert by_fleet(resolved, faults) == (told, outcome)

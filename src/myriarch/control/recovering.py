@@ -29,11 +29,13 @@ def assign_groups(state: State) -> Assignment:
     members, committed, previous = state.members, state.snapshots.committed, state.crew.last
     lost = state.incident.nodes if state.incident is not None else {}
 
-    def gone(node: NodeId) -> bool:
-        # A lost node may be back under its name, with nothing of what it had.
-        return node not in members.nodes or node in lost
+    taken = {node: layout.group for layout in state.crew.layouts.values() for node in layout.nodes}
 
-    busy = {node for layout in previous.values() for node in layout.nodes if not gone(node)}
+    def gone(group: GroupId, node: NodeId) -> bool:
+        # A lost node may be back under its name, with nothing of what it had; and another group may have it since.
+        return node not in members.nodes or node in lost or taken.get(node, group) != group
+
+    busy = {node for layout in previous.values() for node in layout.nodes if not gone(layout.group, node)}
     pools = [PoolId(group.pool) for group in state.resolved.run.groups]
 
     def holds(group: GroupId, place: int, node: NodeId) -> bool:

@@ -59,16 +59,16 @@ def assign(
     *,
     idle: Mapping[PoolId, Sequence[NodeId]],
     previous: Mapping[GroupId, GroupLayout],
-    lost: Callable[[NodeId], bool],
+    lost: Callable[[GroupId, NodeId], bool],
     holds: Callable[[GroupId, int, NodeId], bool],
     warm: Callable[[NodeId], bool],
     fits: Fits,
 ) -> Assignment:
     """Give every group its nodes.
 
-    `previous` is how the groups lay before, `lost` says which of those nodes are gone, `idle` are the usable nodes of
-    each pool that no group has, `holds(group, place, node)` says whether a node already has the shards of a place, and
-    `warm(node)` whether it forks workers at once.
+    `previous` is how the groups lay before, `lost(group, node)` says which of those nodes are gone, or another group's
+    by now, `idle` are the usable nodes of each pool that no group has, `holds(group, place, node)` says whether a node
+    already has the shards of a place, and `warm(node)` whether it forks workers at once.
     """
     free = {pool: sorted(nodes, key=node_order) for pool, nodes in idle.items()}
     wanted: list[tuple[Group, tuple[NodeId | None, ...]]] = []
@@ -103,7 +103,7 @@ def _fill(
     group: Group,
     before: GroupLayout | None,
     free: list[NodeId],
-    lost: Callable[[NodeId], bool],
+    lost: Callable[[GroupId, NodeId], bool],
     holds: Callable[[GroupId, int, NodeId], bool],
     warm: Callable[[NodeId], bool],
 ) -> tuple[tuple[NodeId | None, ...], list[Replacement]]:
@@ -113,7 +113,7 @@ def _fill(
     held += [None] * (group.nodes - len(held))
     changes: list[Replacement] = []
     for place, node in enumerate(held):
-        if node is not None and not lost(node):
+        if node is not None and not lost(name, node):
             continue
         held[place] = None
         if not free:

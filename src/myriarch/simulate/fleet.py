@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,8 +107,9 @@ class Fleet:
         self.resolved = resolved
         self.terms = terms
         self.recovery = run.recovery
-        if terms.live:  # nobody waits for a missing group
-            self.recovery = msgspec.structs.replace(run.recovery, missing_group="degrade", wait_limit_s=0.0)
+        self.going_on = msgspec.structs.replace(run.recovery, missing_group="degrade", wait_limit_s=0.0)
+        """The policy where healthy groups go on: nobody waits for one that is missing."""
+        self.whole_groups = terms.whole_groups or terms.live
         self.groups: dict[GroupId, Group] = {GroupId(group.name): group for group in run.groups}
         self.until_ns = round(until_s * NS_PER_S)
         self.now_ns = 0
@@ -318,14 +319,16 @@ class Fleet:
                 blow.since = Step(self.current if self.stride is None else self.stride.done(self.now_ns))
                 self._after(one.duration_s + self.terms.detection_s(one.cause), "noticed", blow)
             case "maintenance" if self._works(node):
+                self.counts.interruptions += 1
                 self.leaving[node] = one
                 self._stop_after_step()
             case "maintenance":
                 self._noticed(blow)
             case _:
-                if self._works(node) and self.incident is None:
-                    self.counts.interruptions += self.stride is not None
-                    self._halt(("detect", 0.0))
+                if self._works(node):
+                    self.counts.interruptions += 1
+                    if self.incident is None:
+                        self._halt(("detect", 0.0))
                 self._after(self.terms.detection_s(one.cause), "noticed", blow)
 
     def _faster(self, blow: Blow) -> None:
@@ -349,7 +352,7 @@ class Fleet:
             self._advance()
             return
         if blow.since is not None and works:
-            self.counts.interruptions += self.stride is not None
+            self.counts.interruptions += 1
             self.wrong_since = blow.since if self.wrong_since is None else min(blow.since, self.wrong_since)
         why: Idle = "maintenance" if one.course == "maintenance" else DOWN.get(one.cause, "repair")
         away_s = one.duration_s
@@ -367,6 +370,9 @@ class Fleet:
         self.version += 1
         if node in self.seat:
             self.books.employ([node], now_ns=self.now_ns)
+            if self._works(node):  # its group still waits for it
+                self._close()
+                self.working[self.members[node]] += self.books.devices[self.members[node]]
             self._count_missing()
         else:
             self.spare[node] = None
@@ -415,6 +421,11 @@ class Fleet:
     def _works(self, node: NodeId) -> bool:
         seat = self.seat.get(node)
         return seat is not None and seat[0] in self.layouts
+
+    def _sits(self, node: NodeId, group: GroupId) -> bool:
+        """Whether the node's seat is in this group. One that came back may have been taken by another."""
+        seat = self.seat.get(node)
+        return seat is not None and seat[0] == group
 
     @property
     def _beside(self) -> dict[GroupId, GroupLayout]:
@@ -498,7 +509,10 @@ class Fleet:
         assert incident is not None
         diagnosis = diagnose(incident, now_s=self.now_s)
         assert diagnosis is not None, "all that is found here are facts"
-        assignment = self._assign({**self._incomplete(), **{name: self.groups[name] for name in self.struck}})
+        touched = self._incomplete().keys() | self.struck.keys()
+        assignment = self._assign({name: group for name, group in self.groups.items() if name in touched})
+        healthy = [name for name in self.layouts if name not in self.hurt]
+        goes_on = self.terms.live and bool(healthy) and self.wrong_since is None
         decision = judge(
             incident,
             diagnosis,
@@ -507,7 +521,7 @@ class Fleet:
             splits=self._splits(assignment.layouts),
             budget=self.budget,
             newest_step=self.newest,
-            recovery=self.recovery,
+            recovery=self.going_on if goes_on else self.recovery,
             now_s=self.now_s,
         )
         if decision.choice == "wait_for_group":
@@ -524,8 +538,7 @@ class Fleet:
             self.ended = "failed"
         else:
             self.budget.spend(self.newest)
-            healthy = [name for name in self.layouts if name not in self.hurt]
-            if self.terms.live and healthy and self.wrong_since is None:
+            if goes_on:
                 self._go_on(assignment, healthy, decision, incident)
             else:
                 self._form(assignment, choice=decision.choice, reason=decision.reason, incident=incident)
@@ -534,6 +547,13 @@ class Fleet:
         """Missing groups have been waited for long enough."""
         if self.incident is not None and self.incident.number == number:
             self._resolve()
+
+    def _fit(self, some: Mapping[GroupId, int], *, besides: Container[GroupId]) -> bool:
+        """Whether groups of these sizes can work with those that stay as they are."""
+        if self.whole_groups and any(size != self.full[name] for name, size in some.items()):
+            return False
+        stay = {name: size for name, size in self.sizes.items() if name not in besides}
+        return fits({**stay, **some}, sequences=self._sequences)
 
     def _splits(self, layouts: Sequence[GroupLayout]) -> bool:
         """Whether these groups can split the batch."""
@@ -559,13 +579,10 @@ class Fleet:
             list(groups.values()),
             idle=idle,
             previous=self.last,
-            lost=lambda node: node not in self.members or node in lost,
+            lost=lambda group, node: node not in self.members or node in lost or not self._sits(node, group),
             holds=lambda group, place, node: self.saved.holds((group, place), node),
             warm=lambda node: True,
-            fits=lambda some: fits(
-                {**{name: size for name, size in self.sizes.items() if name not in groups}, **some},
-                sequences=self._sequences,
-            ),
+            fits=lambda some: self._fit(some, besides=groups),
         )
         everybody = {**self.layouts, **{layout.group: layout for layout in found.layouts}}
         for name in found.missing:
@@ -582,6 +599,8 @@ class Fleet:
         self._drained()
         if self.wrong_since is not None:
             self.saved.distrust(self.wrong_since)
+            if self.drain is not None and self.drain[0] > self.wrong_since:
+                self.drain = None
             self.wrong_since = None
         layouts, first = assignment.layouts, self.incarnation == 0
         self.incarnation += 1
@@ -653,7 +672,7 @@ class Fleet:
             step_s = self.pace.step_s(shares)
             assert step_s is not None, "the terms say how fast every pool is"
             if len(self._steps_s) >= STEPS_REMEMBERED:
-                self._steps_s.clear()
+                self._steps_s = {(): self._steps_s[()]}
             self._steps_s[key] = step_s + self.terms.merge_s
         return self._steps_s[key]
 
@@ -783,7 +802,6 @@ class Fleet:
     def _leave_or_join(self) -> None:
         """All stand after one step: nodes leave for maintenance, or groups that are ready take its state."""
         if self.leaving:
-            self.counts.interruptions += 1
             self._halt(("restart", 0.0))
             self._let_go()
             return
@@ -830,7 +848,7 @@ class Fleet:
         if len(self.layouts) < len(self.last):
             for name, layout in self.last.items():
                 if name not in self.layouts:
-                    present = sum(node in self.members for node in layout.nodes)
+                    present = sum(node in self.members and self._sits(node, name) for node in layout.nodes)
                     found[layout.pool] = found.get(layout.pool, 0) + present
         self.books.miss(found, now_ns=self.now_ns)
 
@@ -839,12 +857,12 @@ class Fleet:
         before = self.last.get(layout.group)
         self.last[layout.group] = layout
         old: tuple[NodeId, ...] = before.nodes if before is not None else ()
-        if layout.nodes == old:
-            return []
-        stay = {node for node, was in zip(layout.nodes, old, strict=False) if node == was}
+        stay = {
+            node for node, was in zip(layout.nodes, old, strict=False) if node == was and self._sits(node, layout.group)
+        }
         for node in old:
-            if node not in stay:
-                self.seat.pop(node, None)
+            if node not in stay and self._sits(node, layout.group):
+                del self.seat[node]
         fresh = []
         for place, node in enumerate(layout.nodes):
             if node not in stay:
@@ -891,14 +909,12 @@ class Fleet:
         self._close()
         self.books.flow(self.now_ns)
         ledger = self.books.tally.ledger(end_ns=self.now_ns)
-        layouts = {name: self.last[name] for name in self.groups}
-        whole = self.pace.shares(self.resolved, layouts)
         return FleetOutcome(
             duration_s=self.now_s,
             devices=sum(group.mesh.devices for group in self.groups.values()),
             owned=sum(self.books.devices[pool] for pool in self.books.pool_of.values()),
             steps=self.current,
-            step_s=(self.pace.step_s(whole) or 0.0) + self.terms.merge_s,
+            step_s=self._steps_s.get((), 0.0),
             ended=self.ended,
             counts=self.counts,
             ledger=ledger,

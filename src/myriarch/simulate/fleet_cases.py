@@ -7,17 +7,22 @@ does of one sequence. A group's share is then a whole number of sequences.
 
 from __future__ import annotations
 
-import math
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from myriarch.cost.effective import PEERS_SURVIVE, SPARES_TARGET, TIMEOUT, Recovery
-from myriarch.cost.failures import mtbf_s, per_node_day
+from myriarch.cost.effective import PEERS_SURVIVE, SPARES_TARGET
+from myriarch.cost.failures import per_node_day
 from myriarch.cost.interval import optimal_interval_steps
 from myriarch.cost.spares import DEFAULT_REPAIR_S, DEFAULT_REPAIR_SHARE, nodes_in_repair, spares_needed
 from myriarch.event.ids import PoolId
+from myriarch.schedule.layout import PoolLayout
+from myriarch.simulate.breakdowns import Breakdown
+from myriarch.simulate.fleet import simulate_fleet
+from myriarch.simulate.fleet_outcome import FleetOutcome
 from myriarch.simulate.fleet_terms import FleetTerms, as_others
+from myriarch.simulate.rates import FaultRates
+from myriarch.simulate.rates_draw import draw
 from myriarch.spec.fleet import Chip, FailureRate, Fleet, Pool
 from myriarch.spec.model import Model
 from myriarch.spec.run import Batch, Checkpoint, Group, Mesh, ResolvedRun, Run
@@ -27,7 +32,8 @@ from myriarch.units import S_PER_DAY
 POOL: Final = PoolId("main")
 DEVICES_PER_NODE: Final = 8
 NODES_PER_RACK: Final = 16
-"""Llama 3: 16 GPUs a rack, of two servers, is Meta's; 16 nodes under one switch is common where racks are."""
+"""Nodes that one switch or power feed takes with it: a judgement. Meta's racks have two (The Llama 3 Herd of Models,
+section 3.3.1); more is worse here."""
 PARAMETERS: Final = 405e9
 PEAK_FLOPS_PER_S: Final = 989e12
 """H100, dense bf16."""
@@ -112,50 +118,82 @@ def sequence_flops() -> float:
     return FLOPS_PER_PARAMETER_TOKEN * PARAMETERS * CONTEXT_TOKENS
 
 
-def terms(*, group_devices: int = GROUP_DEVICES, **changes: object) -> FleetTerms:
+def terms(*, group_devices: int = GROUP_DEVICES, **changes: Any) -> FleetTerms:
     """`Control` as it is: memory tier, spares, groups that begin anew together."""
     part_s = sequence_flops() / group_devices / (MFU * PEAK_FLOPS_PER_S)
-    base = FleetTerms(device_speed={POOL: 1.0 / part_s}, state_bytes=PARAMETERS * BYTES_PER_PARAMETER / group_devices)
+    base = FleetTerms(
+        device_speed={POOL: 1.0 / part_s},
+        state_bytes=PARAMETERS * BYTES_PER_PARAMETER / group_devices,
+        whole_groups=True,
+    )
     return msgspec.structs.replace(base, **changes)
 
 
-def ours(devices: int, *, group_devices: int = GROUP_DEVICES, **changes: object) -> tuple[ResolvedRun, FleetTerms]:
+def ours(
+    devices: int,
+    model: FaultRates,
+    *,
+    group_devices: int = GROUP_DEVICES,
+    spares: int | None = None,
+    **changes: Any,
+) -> tuple[ResolvedRun, FleetTerms]:
     """Memory tier, spares, and healthy groups that go on and hand over their state.
 
-    Saves are for what live groups do not survive: their interval follows from that share of the failures.
+    Saves are for what live groups do not survive: one fault in 200 (`cost.effective`), and wrong values, which all
+    groups have merged by the time they are noticed. The interval follows from these.
     """
     chosen = terms(group_devices=group_devices, live=True, **changes)
-    job = big_job(devices, group_devices=group_devices)
-    step_s = GROUP_SEQUENCES * group_devices / (chosen.device_speed[POOL] * group_devices) + chosen.merge_s
+    rates = {cause.course: 0.0 for cause in model.causes}
+    for cause in model.causes:
+        rates[cause.course] += cause.per_place_day if cause.scope == "node" else 0.0
+    stopping = model.per_node_day()
+    unsurvived = 1.0 - PEERS_SURVIVE * (1.0 - rates.get("corrupt", 0.0) / stopping)
+    mtbf_s = S_PER_DAY / (model.per_node_day(devices=devices) * devices / DEVICES_PER_NODE)
     every = optimal_interval_steps(
-        step_s,
+        step_s(chosen, group_devices=group_devices),
         save_s=chosen.save_stop_s + chosen.contention_s,
-        mtbf_s=mtbf_s(job) / (1.0 - PEERS_SURVIVE),
+        mtbf_s=mtbf_s / unsurvived,
         limit_steps=FOR_EVER_STEPS,
     )
-    return big_job(devices, group_devices=group_devices, memory_every_steps=every), chosen
+    return big_job(devices, group_devices=group_devices, spares=spares, memory_every_steps=every), chosen
 
 
 def others(
     devices: int,
     *,
-    recovery: Recovery | None = None,
     group_devices: int = GROUP_DEVICES,
     spares: int | None = None,
-    **changes: object,
+    **changes: Any,
 ) -> tuple[ResolvedRun, FleetTerms]:
     """The whole job starts anew from the object store, which saves are written to while the work waits."""
-    fields = as_others() if recovery is None else as_others(recovery)
-    chosen = terms(group_devices=group_devices, **{**fields, **changes})
+    chosen = terms(group_devices=group_devices, **{**as_others(), **changes})
     return big_job(devices, group_devices=group_devices, spares=spares), chosen
 
 
-def whole_share(values: list[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, math.sqrt(math.fsum((one - mean) ** 2 for one in values) / (len(values) - 1) / len(values))
+def step_s(chosen: FleetTerms, *, group_devices: int = GROUP_DEVICES) -> float:
+    """Of a whole job: each group does its sequences, each device its part of every one."""
+    return GROUP_SEQUENCES / chosen.device_speed[POOL] + chosen.merge_s
 
 
-__all__ = ["TIMEOUT", "big_job", "others", "ours", "spares_for", "terms", "whole_share"]
+def breakdowns(model: FaultRates, job: ResolvedRun, *, until_s: float, seed: int) -> tuple[Breakdown, ...]:
+    """What goes wrong on the job's fleet, spares included, at the rates of a job of its size."""
+    layouts = [
+        PoolLayout(
+            name=pool.name,
+            nodes=pool.nodes + pool.spares,
+            devices_per_node=pool.devices_per_node,
+            nodes_per_rack=pool.nodes_per_rack,
+        )
+        for pool in job.fleet.pools
+    ]
+    devices = sum(group.mesh.devices for group in job.run.groups)
+    return draw(model, layouts, until_s=until_s, seed=seed, job_devices=devices)
+
+
+def played(
+    case: tuple[ResolvedRun, FleetTerms], model: FaultRates, *, until_s: float, seed: int
+) -> FleetOutcome:  # fmt: skip
+    """A job under terms, with faults drawn for it."""
+    job, chosen = case
+    found = breakdowns(model, job, until_s=until_s, seed=seed)
+    return simulate_fleet(job, terms=chosen, until_s=until_s, breakdowns=found)

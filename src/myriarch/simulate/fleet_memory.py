@@ -20,7 +20,7 @@ from myriarch.event.events import HeldShard
 from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank, Step
 from myriarch.event.layout import GroupLayout, ShardKey, node_order
 
-WORKERS_LISTED: Final = 2048
+WORKERS_LISTED: Final = 256
 """Up to so many workers all of them are placed and planned together, as `Control` does."""
 
 Seat = tuple[GroupId, int]

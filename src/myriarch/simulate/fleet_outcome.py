@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -11,9 +10,8 @@ import msgspec
 from myriarch.account.factors import Factors, Peak, integrals
 from myriarch.account.ledger import Ledger
 from myriarch.event.base import Value
-from myriarch.event.ids import GroupId, NodeId, PoolId, Step
-from myriarch.event.spans import LEAVES, LEVEL_OF, Leaf
-from myriarch.units import NS_PER_S
+from myriarch.event.ids import GroupId, NodeId, Step
+from myriarch.event.spans import LEAVES, Leaf
 
 DECISIONS_KEPT: Final = 100_000
 
@@ -44,7 +42,7 @@ class Counts(msgspec.Struct, kw_only=True):
     strikes: int = 0
     """Breakdowns that hit a node which was there."""
     interruptions: int = 0
-    """Times that steps stopped for a fault."""
+    """Breakdowns that stop the job, or its next steps: of nodes that work, slow ones not counted."""
     lost_steps: int = 0
     choices: dict[str, int] = {}
     tiers: dict[str, int] = {}
@@ -105,10 +103,6 @@ class FleetOutcome(Value, frozen=True, kw_only=True):
         total = self.ledger.total
         return tuple((leaf, total.leaves[leaf] / total.capacity_device_ns) for leaf in LEAVES if leaf in total.leaves)
 
-    def level(self, leaf: Leaf) -> str:
-        """The level of a leaf, for tables."""
-        return LEVEL_OF[leaf]
-
 
 class Chronicle:
     """Collects decisions and their digest."""
@@ -127,12 +121,3 @@ class Chronicle:
         whole = self._hash.copy()
         whole.update(msgspec.json.encode(ledger))
         return whole.hexdigest()
-
-
-def seconds(now_ns: int) -> float:
-    """Since the run's start."""
-    return now_ns / NS_PER_S
-
-
-def owned_devices(pools: Mapping[PoolId, int]) -> int:
-    return sum(pools.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -19,7 +19,6 @@ from myriarch.cost.effective import (
     MYRIARCH,
     PEER_BYTES_PER_S,
     STORE_BYTES_PER_S,
-    Recovery,
 )
 from myriarch.event.base import Value
 from myriarch.event.ids import PoolId
@@ -74,6 +73,10 @@ class FleetTerms(Value, frozen=True, kw_only=True):
     live: bool = False
     """Whether healthy groups go on without one that was hit, and hand it their state when it is back. `Control` does
     not do this yet: there all groups begin anew from the newest committed snapshot."""
+    whole_groups: bool = False
+    """Whether a group that lacks a node does not go on smaller: a model whose tensors, context and layers are split
+    over the group cannot. Without it `Control`'s rule holds, which spreads the shards over fewer devices. With `live`
+    groups are whole in any case."""
     whole_job: bool = False
     """Whether all processes of the job are started anew after every fault."""
     stop_s: float = 0.05
@@ -146,15 +149,14 @@ def comm_init_s(devices: float, points: tuple[tuple[float, float], ...] = COMM_I
     return low_s + (high_s - low_s) * (devices - left) / (right - left)
 
 
-def as_others(recovery: Recovery = INDUSTRY, **changes: object) -> dict[str, object]:
-    """Fields of terms under which the whole job starts anew from the object store, as `cost.effective` has it."""
+def as_others() -> dict[str, Any]:
+    """Fields of terms under which the whole job starts anew from the object store: `cost.effective.INDUSTRY`."""
     return {
         "memory": False,
         "whole_job": True,
         "detect_s": {},
-        "detect_other_s": float(recovery.detect_s),
-        "restart_s": float(recovery.restart_s),
-        "restart_s_per_device": float(recovery.restart_s_per_device),
+        "detect_other_s": float(INDUSTRY.detect_s),
+        "restart_s": float(INDUSTRY.restart_s),
+        "restart_s_per_device": float(INDUSTRY.restart_s_per_device),
         "comm_init": (),
-        **changes,
     }

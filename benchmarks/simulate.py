@@ -9,6 +9,7 @@
 | lublin_conservative | 10,000 Lublin-Feitelson jobs, 256 processors, conservative backfilling |
 | sdsc_easy | 4,961 jobs of SDSC-SP2, 128 processors, EASY backfilling |
 | philly_easy | 82,247 jobs of Philly on 512 devices: 64 nodes in 8 racks and 2 pods, gangs packed, EASY backfilling |
+| devices_100k_90d | one job on 100,352 devices for 90 days, at FT-HSDP's failure rates, recovered as `Control` does |
 | jobs_1m_100k | 1,000,000 generated jobs on 100,352 devices that break at Llama 3's rates: EASY, gangs packed; once |
 
 FOLDER holds `oracles/*.csv.gz` (id, submit, procs, run, est, start: schedules by pyss) and `philly_2017_jobs.csv.gz`.
@@ -19,7 +20,12 @@ the same number and load, marked `generated`. Philly has no estimates: scheduler
 in a process of its own. `peak_bytes` is the most memory that process ever held. `differing` counts jobs whose start
 differs from pyss's. `--compare` does that for all schedules in FOLDER instead. stdout is a table, or JSON:
 
-    {"machine", "command", "cases": {NAME: {"cpu_s", "events_per_s", "peak_bytes", ...}}, "peers": [...]}
+    {"machine", "command", "cases": {NAME: {"cpu_s", "events_per_s", "peak_bytes", ...}}, "peers": [...],
+     "effective_at_98k": share, "effective_at_98k_is": {...}}
+
+`effective_at_98k`: effective training time on 98,304 devices that fail every 18 minutes, with memory tiers, spares and
+replica groups that go on (`benchmarks/simulate_fleet.py` has its assumptions, other policies and published jobs);
+`effective_at_98k_is` also has what `Control` reaches as it is. Given with `--json` unless cases are chosen.
 """
 
 from __future__ import annotations
@@ -59,6 +65,7 @@ from myriarch.simulate.workload.lublin import lublin  # noqa: E402
 from myriarch.simulate.workload.reading import read_trace  # noqa: E402
 from myriarch.simulate.workload.tasks import tasks_of  # noqa: E402
 from simulate_cluster import flatness, million, picture  # noqa: E402
+from simulate_fleet import devices_100k_90d, effective_at_98k  # noqa: E402
 
 HERE: Final = Path(__file__).resolve().parent.parent / "tests" / "data" / "schedules"
 DEVICES: Final = {"mira": 49_152, "lublin256": 256, "sdsc5k": 128}
@@ -142,12 +149,17 @@ CASES: Final[dict[str, Callable[[Path | None], tuple[Known, Outcome | ClusterOut
     "jobs_1m_100k": lambda folder: (Known((), None), million()),
 }
 GENERATED: Final = frozenset({"mira_easy", "philly_easy", "jobs_1m_100k"})
+FLEET: Final = "devices_100k_90d"
+NAMES: Final = [*CASES, FLEET]
 ONCE: Final = frozenset({"jobs_1m_100k"})
 """Minutes long: not repeated."""
 
 
 def measured(name: str, folder: Path | None) -> dict[str, Any]:
     """One case, in this process."""
+    if name == FLEET:
+        found = devices_100k_90d()
+        return {**found, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     begin = time.process_time()
     known, outcome = CASES[name](folder)
     summary = outcome.summary()
@@ -227,13 +239,13 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", choices=list(CASES))
+    parser.add_argument("--case", action="append", choices=NAMES)
     parser.add_argument("--traces", type=Path, help="folder with `oracles/` and the Philly trace")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compare", action="store_true", help="all schedules of the folder, job by job")
     parser.add_argument("--flatness", type=Path, metavar="OUT.svg", help="cost per event over jobs and devices")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--here", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--here", choices=NAMES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
         print(json.dumps(measured(options.here, options.traces)))
@@ -252,7 +264,7 @@ def main() -> None:
             (fresh(name, options.traces) for _ in range(1 if name in ONCE else options.repeats)),
             key=lambda each: float(each["cpu_s"]),
         )
-        for name in options.case or list(CASES)
+        for name in options.case or NAMES
     }
     result = {
         "machine": described_machine(),
@@ -260,6 +272,9 @@ def main() -> None:
         "cases": cases,
         "peers": PEERS,
     }
+    if options.json and not options.case:
+        shares = effective_at_98k()
+        result |= {"effective_at_98k": shares["live"]["effective"], "effective_at_98k_is": shares}
     print(json.dumps(result, indent=2) if options.json else table(result))
 
 

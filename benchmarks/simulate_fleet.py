@@ -176,7 +176,10 @@ def at_98k(*, days: float, seeds: int) -> dict[str, dict[str, Any]]:
 def effective_at_98k(*, days: float = 30.0, seeds: int = 3) -> dict[str, Any]:
     """What `benchmarks/simulate.py` shows."""
     model = published("meta_ft_hsdp")
-    return over(ours(AT_98K, model), model, days=days, seeds=seeds)
+    return {
+        "live": over(ours(AT_98K, model), model, days=days, seeds=seeds),
+        "control": over((big_job(AT_98K), terms()), model, days=days, seeds=1),
+    }
 
 
 def devices_100k_90d() -> dict[str, Any]:

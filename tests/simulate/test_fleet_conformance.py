@@ -90,8 +90,8 @@ def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], st
     terms = FleetTerms(
         device_speed={"a": 1.0 / SEQUENCE_S},  # type: ignore[dict-item]
         state_bytes=1e5,
-        detect_s={},
-        detect_other_s=0.022,
+        detect_s={"signal 9": 0.022},
+        detect_other_s=0.02,
         restart_s=0.3,
         comm_init=(),
         regroup_s=0.01,
@@ -159,7 +159,7 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
     ),
     "another group takes the node that is back": (
         job(groups=3, nodes=1, spares=0, recovery=DEGRADE),
-        [kill("a-0", at_step=5), kill("a-1", at_step=12), back("a-1", at_s=38.0)],
+        [kill("a-0", at_step=5), kill("a-1", at_step=13), back("a-1", at_s=40.0)],
     ),
     "a spare with copies dies": (job(groups=2, nodes=2, spares=1), [kill("a-4", at_step=7)]),
     "a lost node is back as a spare": (
@@ -206,7 +206,7 @@ def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
     return resolved, faults
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_the_same_decisions_on_drawn_faults(seed: int) -> None:
     resolved, faults = drawn(seed)
     told, outcome = by_control(resolved, faults)

@@ -21,6 +21,8 @@ class Worker(msgspec.Struct, kw_only=True):
 
     node: NodeId
     device_index: int
+    since: Incarnation
+    """The one that its process was forked for. Later ones may have kept it."""
     state: WorkerState = "launched"
     pid: int | None = None
     dead: bool = False
@@ -65,9 +67,10 @@ class Crew(msgspec.Struct, kw_only=True):
         self.workers, self.on_node = {}, {}
         for layout in self.layouts.values():
             for key, node in layout.seats():
-                worker = Worker(node=node, device_index=layout.device_of(key[1]))
+                worker = Worker(node=node, device_index=layout.device_of(key[1]), since=incarnation)
                 if layout.group in stay:
                     worker.pid, worker.lived, worker.state = old[key].pid, True, "forked"
+                    worker.since = old[key].since
                 self.workers[key] = worker
                 self.on_node.setdefault(node, []).append(key)
         self.unready, self.held_at, self.finished, self.shares = len(self.workers), {}, False, ()
@@ -158,6 +161,7 @@ class Crew(msgspec.Struct, kw_only=True):
         assert len(set(places)) == len(places), "a device is in one place"
         for key, worker in self.workers.items():
             assert key in self.on_node[worker.node]
+            assert worker.since <= self.incarnation
             assert (worker.held_step is not None) == (worker.state == "held")
             assert worker.endpoint is not None or worker.state in ("launched", "forked", "gone")
         for step, count in self.held_at.items():

@@ -141,7 +141,10 @@ def _ready(state: State, event: WorkerReady, now_s: float) -> Iterator[AnyAction
 
 def _worker_exited(state: State, event: WorkerExited, now_s: float) -> Iterator[AnyAction]:
     key = (event.group, event.rank)
-    if not _is_present(state, event):
+    worker = state.crew.workers.get(key)
+    # Of a process that the present incarnation kept, its end in an earlier one is news: it may have died at the very
+    # moment when others were lost, and nobody would be ready for whom all wait.
+    if worker is None or event.node != worker.node or not worker.since <= event.incarnation <= state.crew.incarnation:
         return
     if state.course.phase == "finishing":
         state.crew.lose(key, dead=True)

@@ -73,6 +73,8 @@ class Blow:
     """The worker that it hits; None: the node's first."""
     since: Step | None = None
     """Values are wrong from this step on."""
+    incarnation: int = 0
+    """The present one when it fell."""
 
 
 def simulate_fleet(
@@ -147,6 +149,8 @@ class Fleet:
         self.incidents = 0
         self.hurt: dict[GroupId, None] = {}
         """Groups that have to be started anew: somebody of theirs was lost, or they are starting."""
+        self.born: dict[GroupId, int] = {}
+        """The incarnation that each group's processes were started for."""
         self.struck: dict[GroupId, None] = {}
         """Of these, those that lost nodes, which nobody took the places of yet."""
         self.starting: dict[GroupId, GroupLayout] = {}
@@ -309,7 +313,7 @@ class Fleet:
         if node not in self.members or node in self.leaving:
             return
         self.counts.strikes += 1
-        blow = Blow(node, one, rank)
+        blow = Blow(node, one, rank, incarnation=self.incarnation)
         match one.course:
             case "slow":
                 self.slow.setdefault(node, []).append(one.factor)
@@ -347,7 +351,9 @@ class Fleet:
             return
         works = self._works(node)
         if one.course == "in_place":
-            if works or self.seat.get(node, ("", 0))[0] in self._beside:
+            group = self.seat[node][0] if node in self.seat else None
+            known = group is not None and (works or group in self._beside)
+            if known and self.born[self.seat[node][0]] <= blow.incarnation:  # else it was forked anew meanwhile
                 self._lose_worker(blow)
             self._advance()
             return
@@ -391,7 +397,7 @@ class Fleet:
         else:
             group, _, rank = fault.target.partition("/")
             layout = self.layouts.get(GroupId(group))
-            if layout is not None:
+            if layout is not None and int(rank) < layout.world_size:
                 self._kill(layout.node_of(int(rank)), "in_place", "signal 9", int(rank))
 
     def _kill(self, node: NodeId, course: Course, how: str, rank: int | None) -> None:
@@ -612,8 +618,9 @@ class Fleet:
         anew = {
             one.group: one
             for one in layouts
-            if self.terms.whole_job or one.group in self.hurt or self.layouts.get(one.group) is not one
+            if self.terms.whole_job or one.group in self.hurt or not self._lies_so(one)
         }
+        self.born.update(dict.fromkeys(anew, self.incarnation))
         begin_s = self._begin_s(anew.values())
         restore_s = self.terms.restore_s(tier=plan.tier, remote=remote)
         self._halt(("model_build" if first else "restart", begin_s), ("restore", restore_s))
@@ -628,6 +635,11 @@ class Fleet:
         self.short, self.incident = False, None
         self.hurt, self.struck = dict.fromkeys(anew), {}
         self._after(begin_s + restore_s, "ready", self.turn)
+
+    def _lies_so(self, layout: GroupLayout) -> bool:
+        """Whether the group works on just these nodes."""
+        now = self.layouts.get(layout.group)
+        return now is layout or now == layout
 
     def _begin_s(self, anew: Collection[GroupLayout]) -> float:
         sizes = [layout.world_size for layout in anew]
@@ -789,6 +801,7 @@ class Fleet:
 
     def _start_beside(self, layout: GroupLayout) -> None:
         self.starting[layout.group] = layout
+        self.born[layout.group] = self.incarnation
         self.books.employ(self._seat(layout), now_ns=self.now_ns)
         self._count_missing()
         self._after(self._begin_s([layout]), "started", layout)

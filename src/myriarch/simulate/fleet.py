@@ -63,6 +63,9 @@ DOWN: Final[Mapping[str, Idle]] = {
 """Why a node is away; any other cause is a repair."""
 
 
+NOWHERE: Final[Seat] = (GroupId(""), -1)
+
+
 @dataclass(eq=False)
 class Blow:
     """A breakdown on its way to being noticed."""
@@ -524,7 +527,7 @@ class Fleet:
             diagnosis,
             assignment,
             absent=[name for name in self.groups if name not in self.layouts and name not in self._beside],
-            splits=self._splits(assignment.layouts),
+            splits=self._splits(assignment.layouts, resized=bool(assignment.resized)),
             budget=self.budget,
             newest_step=self.newest,
             recovery=self.going_on if goes_on else self.recovery,
@@ -561,8 +564,10 @@ class Fleet:
         stay = {name: size for name, size in self.sizes.items() if name not in besides}
         return fits({**stay, **some}, sequences=self._sequences)
 
-    def _splits(self, layouts: Sequence[GroupLayout]) -> bool:
+    def _splits(self, layouts: Sequence[GroupLayout], *, resized: bool) -> bool:
         """Whether these groups can split the batch."""
+        if len(layouts) == len(self.groups) and self.sizes == self.full and not resized:
+            return True  # as they did when the run began
         sizes = {
             one.group: self.sizes[one.group] if one is self.layouts.get(one.group) else one.world_size
             for one in layouts
@@ -581,16 +586,20 @@ class Fleet:
         for node in (*self.spare, *back):
             if self.members[node] in idle:
                 idle[self.members[node]].append(node)
+        members, seat = self.members, self.seat  # asked for every node of every group that is looked at
         found = assign(
             list(groups.values()),
             idle=idle,
             previous=self.last,
-            lost=lambda group, node: node not in self.members or node in lost or not self._sits(node, group),
+            lost=lambda group, node: node not in members or node in lost or seat.get(node, NOWHERE)[0] != group,
             holds=lambda group, place, node: self.saved.holds((group, place), node),
             warm=lambda node: True,
             fits=lambda some: self._fit(some, besides=groups),
         )
-        everybody = {**self.layouts, **{layout.group: layout for layout in found.layouts}}
+        everybody = dict(self.layouts)
+        for layout in found.layouts:
+            if everybody.get(layout.group) != layout:  # an equal one stays itself
+                everybody[layout.group] = layout
         for name in found.missing:
             everybody.pop(name, None)
         return msgspec.structs.replace(
@@ -618,7 +627,7 @@ class Fleet:
         anew = {
             one.group: one
             for one in layouts
-            if self.terms.whole_job or one.group in self.hurt or not self._lies_so(one)
+            if self.terms.whole_job or one.group in self.hurt or self.layouts.get(one.group) is not one
         }
         self.born.update(dict.fromkeys(anew, self.incarnation))
         begin_s = self._begin_s(anew.values())
@@ -635,11 +644,6 @@ class Fleet:
         self.short, self.incident = False, None
         self.hurt, self.struck = dict.fromkeys(anew), {}
         self._after(begin_s + restore_s, "ready", self.turn)
-
-    def _lies_so(self, layout: GroupLayout) -> bool:
-        """Whether the group works on just these nodes."""
-        now = self.layouts.get(layout.group)
-        return now is layout or now == layout
 
     def _begin_s(self, anew: Collection[GroupLayout]) -> float:
         sizes = [layout.world_size for layout in anew]
@@ -870,8 +874,11 @@ class Fleet:
         before = self.last.get(layout.group)
         self.last[layout.group] = layout
         old: tuple[NodeId, ...] = before.nodes if before is not None else ()
+        seat, group = self.seat, layout.group
         stay = {
-            node for node, was in zip(layout.nodes, old, strict=False) if node == was and self._sits(node, layout.group)
+            node
+            for node, was in zip(layout.nodes, old, strict=False)
+            if node == was and seat.get(node, NOWHERE)[0] == group
         }
         for node in old:
             if node not in stay and self._sits(node, layout.group):

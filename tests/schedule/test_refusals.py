@@ -15,6 +15,8 @@ import pytest
 import myriarch.schedule
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.decision import Refuse, Start
+from myriarch.schedule.defragmentation import Defragmenting
+from myriarch.schedule.easy import Easy
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.machine import Machine
@@ -22,6 +24,7 @@ from myriarch.schedule.placed import Placed
 from myriarch.schedule.ranked import Ranked
 from myriarch.schedule.rankings import ByArrival, EarliestDeadline, LeastService, ShortestRemaining
 from myriarch.schedule.scheduler import Scheduler
+from myriarch.schedule.sparing import Sparing
 from myriarch.schedule.stream import Recorder
 
 POOL = PoolLayout(name="a", nodes=4, devices_per_node=4, nodes_per_rack=2, precisions=("bf16",))
@@ -34,7 +37,10 @@ RANKINGS: dict[str, Callable[[], Any]] = {
     "shortest remaining": lambda: ShortestRemaining(lambda job: job.estimate_s),
 }
 
-NEEDY: dict[str, Callable[[], Scheduler]] = {}
+NEEDY: dict[str, Callable[[], Scheduler]] = {
+    "Defragmenting": lambda: Defragmenting(Easy(Placed([POOL]))),
+    "Sparing": lambda: Sparing(Easy(Placed([POOL])), failures_per_node_s=1e-6),
+}
 """Schedulers that need more than a machine."""
 
 
@@ -64,6 +70,8 @@ def makers() -> dict[str, Callable[[], Scheduler]]:
         first, *others = inspect.signature(kind).parameters.values()
         if any(one.default is inspect.Parameter.empty for one in others):
             continue  # it needs more than a machine: see NEEDY
+        if first.name == "scheduler":
+            continue  # it wraps another one: see NEEDY
         machines = {
             "Counted": [COUNTED],
             "Placed": [PLACED],

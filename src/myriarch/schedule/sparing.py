@@ -191,7 +191,7 @@ class Sparing:
     def _most(self, pool: str) -> int:
         """Spares that leave every job its place, and most of the pool to work."""
         layout = self.machine.pools[pool].pool
-        able = [job for job in self._needs.values() if not layout.obstacle(job)]
+        able = [job for job in self._needs.values() if job.devices > 0 and not layout.obstacle(job)]
         room = [layout.domain_nodes(job.within) - layout.gang(job.devices)[0] for job in able]
         return max(min([int(self._most_share * layout.nodes), layout.nodes - 1, *room]), 0)
 

@@ -166,7 +166,7 @@ def at_98k(*, days: float, seeds: int) -> dict[str, dict[str, Any]]:
         "live, corruption noticed after 10 min": (live, published("meta_ft_hsdp", noticed_s=600.0)),
         "live, slow nodes as published": (live, model.with_causes(FAIL_SLOW)),
         "live, rows of racks lost": (live, model.with_causes(ROW)),
-        "live, no spares": (ours(AT_98K, model, spares=0), model),
+        "live, 60 spares instead of 82": (ours(AT_98K, model, spares=60), model),
     }
     for name, (case, rates) in variants.items():
         found[name] = over(case, rates, days=days, seeds=1)

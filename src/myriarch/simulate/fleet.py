@@ -266,7 +266,6 @@ class Fleet:
             step = stride.saved(self.now_ns, after_ns=0)
             if step:
                 self.saved.store(Step(step))
-                self.books.safe_before(self.saved.durable[0].step)
             return
         copy_ns = round(self.terms.copy_s * NS_PER_S)
         every = self.pace.disk_every_steps
@@ -290,7 +289,6 @@ class Fleet:
         if self.drain is not None and self.drain[1] <= self.now_ns:
             if self.saved.newest_durable is None or self.drain[0] > self.saved.newest_durable.step:
                 self.saved.store(self.drain[0])
-                self.books.safe_before(self.saved.durable[0].step)
             self.drain = None
 
     def _halt(self, *leaves: tuple[Leaf, float]) -> None:

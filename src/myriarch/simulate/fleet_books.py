@@ -119,11 +119,3 @@ class Books:
             else:
                 last.steps -= gone
         return lost
-
-    def safe_before(self, step: int) -> None:
-        """Nobody will go back behind the first `step` steps: forget how they were done."""
-        kept = 0
-        while kept < len(self._stretches) and self._stretches[kept].first + self._stretches[kept].steps <= step:
-            kept += 1
-        if kept:
-            del self._stretches[:kept]

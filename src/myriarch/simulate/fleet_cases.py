@@ -49,6 +49,10 @@ GROUP_SEQUENCES: Final = 32
 GROUP_DEVICES: Final = 1024
 """Of a group: 5.5 GB of training state per device."""
 MODEL: Final = Model(name="llama-405b", layers=126, width=16384, heads=128, kv_heads=8, context_tokens=CONTEXT_TOKENS)
+RACKS_PER_ROW: Final = 8
+"""What power or cooling of a row takes: a judgement, 128 nodes."""
+KEPT_IN_STORE: Final = 20
+"""Checkpoints that stay, so that wrong values which are noticed after an hour find an older one."""
 FOR_EVER_STEPS: Final = 2**53
 UNLIMITED: Final = 2**31
 
@@ -92,7 +96,9 @@ def big_job(
             Group(name=f"g{index}", pool=POOL, nodes=group_nodes, mesh=Mesh(dp_shard=group_devices))
             for index in range(groups)
         ),
-        checkpoint=Checkpoint(memory_every_steps=memory_every_steps, disk_every_steps=disk_every_steps),
+        checkpoint=Checkpoint(
+            memory_every_steps=memory_every_steps, disk_every_steps=disk_every_steps, keep_on_disk=KEPT_IN_STORE
+        ),
         # A rack's nodes are noticed one by one: as many restarts without a step between them.
         recovery=RunRecovery(
             missing_group="degrade",
@@ -183,6 +189,7 @@ def breakdowns(model: FaultRates, job: ResolvedRun, *, until_s: float, seed: int
             nodes=pool.nodes + pool.spares,
             devices_per_node=pool.devices_per_node,
             nodes_per_rack=pool.nodes_per_rack,
+            racks_per_pod=RACKS_PER_ROW,
         )
         for pool in job.fleet.pools
     ]

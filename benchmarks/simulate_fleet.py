@@ -32,7 +32,7 @@ from myriarch.event.layout import GroupLayout
 from myriarch.simulate.fleet_cases import DEVICES_PER_NODE, big_job, others, ours, played, terms
 from myriarch.simulate.fleet_outcome import FleetOutcome
 from myriarch.simulate.fleet_terms import FleetTerms
-from myriarch.simulate.rates import FAIL_SLOW, ROW, FaultRates, plain
+from myriarch.simulate.rates import FAIL_SLOW, FaultRates, plain
 from myriarch.simulate.rates_published import published
 from myriarch.spec.run import ResolvedRun
 from myriarch.units import S_PER_DAY
@@ -165,7 +165,6 @@ def at_98k(*, days: float, seeds: int) -> dict[str, dict[str, Any]]:
         "live, detection as others (60 s)": (ours(AT_98K, model, detect_s={}, detect_other_s=60.0), model),
         "live, corruption noticed after 10 min": (live, published("meta_ft_hsdp", noticed_s=600.0)),
         "live, slow nodes as published": (live, model.with_causes(FAIL_SLOW)),
-        "live, rows of racks lost": (live, model.with_causes(ROW)),
         "live, 60 spares instead of 82": (ours(AT_98K, model, spares=60), model),
     }
     for name, (case, rates) in variants.items():

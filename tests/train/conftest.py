@@ -237,6 +237,8 @@ class FakeFleet:
             while (message := channel.receive()) is not None:
                 if isinstance(message, SlotRequest):
                     channel.send(self.slots_for(worker.plan, message))
+                if isinstance(message, Ready):  # as the agent does: a snapshot sealed just before the Rejoin was read
+                    self.memory.discard_stale(worker.plan.incarnation)
                 if isinstance(message, Sealed):
                     self._note_sealed(worker, message)
                 with worker.changed:

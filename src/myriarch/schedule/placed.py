@@ -37,6 +37,9 @@ class Supply(Protocol):
     def earliest_s(self, job: Job, *, pool: str, devices: int, now_s: float) -> float:
         """From when on there is enough for it, by estimates."""
 
+    def lacks(self, job: Job) -> bool:
+        """Whether nothing else was missing when the job, first in the queue, last found no place."""
+
 
 class _Way(NamedTuple):
     """How jobs of one shape lie in one pool."""

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from myriarch.schedule.job import Kind, Within
+from myriarch.simulate.scenario_options import Defragment, Lend, PowerLimit, SparesByRisk
 from myriarch.simulate.workload.tasks import Estimates
 from myriarch.spec.base import Count, Fraction, Name, NonNegative, Positive, Spec
 from myriarch.spec.fleet import Fleet, Precision
@@ -183,6 +184,18 @@ class Policy(Spec, frozen=True, kw_only=True):
     """Of elastic resizing: by marginal speed-up (Pollux' way), or Sia's integer program."""
     round_s: Positive | None = None
     """Between two decisions of `gavel` and `elastic`."""
+    # Around any policy that can be told of it (`simulate.scenario_around`).
+    lending: Lend | None = None
+    """Inference services own devices of some pools and lend what they do not need."""
+    power: PowerLimit | None = None
+    """A cap on power; jobs with a deadline may wait for cheaper hours."""
+    defragment: Defragment | bool | None = None
+    """Running jobs are moved together where a gang would fit by count; `true`: as usual."""
+    spares: SparesByRisk | bool | None = None
+    """Spares by risk, in place of the fleet's fixed numbers; `true`: as usual."""
+    prefer: Literal["cheapest-right"] | None = None
+    """Which pool a job tries first: where its precision is cheapest, FP64 left to those who compute in it. None: the
+    one with fewest precisions."""
 
 
 class Lemons(Spec, frozen=True, kw_only=True):

@@ -63,7 +63,7 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
         tell("placement", f"`numbers` tells no devices apart, and the fleet has {len(fleet.pools)} pools; use `nodes`")
     if by_number and isinstance(fleet, Fleet) and any(pool.spares for pool in fleet.pools):
         tell("placement", "spares are nodes, and with `numbers` there are none; use `nodes`")
-    check_policy(scenario.policy, by_number=by_number, tell=tell)
+    check_policy(scenario.policy, by_number=by_number, fleet=fleet if isinstance(fleet, Fleet) else None, tell=tell)
     if scenario.workload is not None:
         _check_workload(scenario.workload, fleet if isinstance(fleet, Fleet) else None, tell)
     if scenario.faults is not None:

@@ -259,7 +259,7 @@ def _risk(said: SparesByRisk, pool: Pool, faults: FaultModel | None) -> tuple[fl
 
 def _known_risk(pool: Pool, faults: FaultModel | None) -> tuple[float, float]:
     """What is drawn, where faults are; of a log nobody knows beforehand, so the pool's own."""
-    if faults is None or faults.log:
+    if faults is None or faults.log or faults.listed:
         if pool.failures is None:
             return DEFAULT_PER_NODE_DAY * DEFAULT_REPAIR_SHARE, DEFAULT_REPAIR_S
         median_s = pool.failures.repair_s  # a pool's is the median

@@ -18,6 +18,7 @@ from myriarch.errors import SpecError
 from myriarch.event.ids import PoolId
 from myriarch.event.spans import LEAVES
 from myriarch.schedule.layout import PoolLayout, layout_of
+from myriarch.schedule.speed import Speeds
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.cluster_outcome import Group
 from myriarch.simulate.queueing import Task
@@ -50,7 +51,7 @@ class ClusterRun:
         self.by_number = scenario.placement == "numbers"
         self.taken = tasks_for(workload, devices=sum(pool.devices for pool in fleet.pools), seed=scenario.seed)
         tasks = self.taken.tasks
-        setting = setting_for(scenario, tasks)
+        setting = setting_for(scenario, tasks, speeds=self.taken.speeds)
         stints = Stints(tasks, pools=[pool.name for pool in fleet.pools])
         self.faulty = faults_for(scenario, tasks)
         made = surrounded(scenario.policy, setting)
@@ -217,10 +218,10 @@ def owned_devices(pool: Pool) -> int:
     return (pool.nodes + pool.spares) * pool.devices_per_node
 
 
-def setting_for(scenario: Scenario, tasks: Sequence[Task]) -> Setting:
-    """What a scheduler is made for."""
+def setting_for(scenario: Scenario, tasks: Sequence[Task], *, speeds: Speeds | None = None) -> Setting:
+    """What a scheduler is made for. speeds: of these very jobs; None: by the workload's `scaling`."""
     fleet = _fleet(scenario)
-    speeds = speeds_of(None if scenario.workload is None else scenario.workload.scaling, fleet)
+    speeds = speeds or speeds_of(None if scenario.workload is None else scenario.workload.scaling, fleet)
     return Setting(
         pools=[layout_with_spares(pool) for pool in fleet.pools],
         by_number=scenario.placement == "numbers",

@@ -33,6 +33,7 @@ def assign_groups(state: State, groups: Mapping[GroupId, Group]) -> Assignment:
         holds=lambda group, place, node: saved.holds((group, place), node),
         warm=lambda node: True,
         fits=lambda some: _fit(state, some, besides=groups),
+        whole=state.terms.whole_groups or state.terms.live,
     )
     everybody = dict(crew.layouts)
     for layout in found.layouts:
@@ -62,8 +63,5 @@ def splits(state: State, layouts: Sequence[GroupLayout], *, resized: bool) -> bo
 
 def _fit(state: State, some: Mapping[GroupId, int], *, besides: Container[GroupId]) -> bool:
     """Whether groups of these sizes can work with those that stay as they are."""
-    crew, terms = state.crew, state.terms
-    if (terms.whole_groups or terms.live) and any(size != crew.full[name] for name, size in some.items()):
-        return False
-    stay = {name: size for name, size in crew.sizes.items() if name not in besides}
+    stay = {name: size for name, size in state.crew.sizes.items() if name not in besides}
     return fits({**stay, **some}, sequences=state.resolved.run.batch.sequences)

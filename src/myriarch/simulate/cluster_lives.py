@@ -13,7 +13,7 @@ from myriarch.simulate.cluster_columns import Columns
 from myriarch.simulate.cluster_ledger import Meter
 from myriarch.simulate.cluster_life import Life, Phase
 from myriarch.simulate.cluster_nodes import NodeKey, Nodes
-from myriarch.simulate.queueing import Task
+from myriarch.simulate.timeline import Task
 
 
 class Lives:

@@ -33,6 +33,8 @@ PolicyName = Literal[
 """`simulate.scenario_policy` says what each is."""
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(ge=1)]
+"""Between two looks at the same: with less, time hardly passes."""
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
 DEVICES_LIMIT: Final = 2**31 - 1
 """Of one job: what traces are read with (`workload.trace`), and far above any fleet."""
@@ -164,7 +166,7 @@ class Policy(Spec, frozen=True, kw_only=True):
     half_life_s: Positive | None = None
     """Of what a tenant used."""
     age_most_s: Positive | None = None
-    refresh_s: Positive | None = None
+    refresh_s: Seconds | None = None
     favour_small: bool | None = None
     predictor: Literal["estimate", "user-means", "learned"] | None = None
     """Of run times: what users say, the mean of the user's past jobs of that size, or forests grown from past jobs."""
@@ -189,11 +191,12 @@ class Policy(Spec, frozen=True, kw_only=True):
     guard_share: Share | None = None
     """Of the devices that may be used so."""
     review_s: NonNegative | None = None
+    """Between two looks at who should be stopped while nothing happens: 1 s at least; 0: never."""
     objective: Literal["max-min", "makespan", "finish-time", "cheapest"] | None = None
     """What Gavel's program maximises."""
     solver: Literal["marginal", "program"] | None = None
     """Of elastic resizing: by marginal speed-up (Pollux' way), or Sia's integer program."""
-    round_s: Positive | None = None
+    round_s: Seconds | None = None
     """Between two decisions of `gavel` and `elastic`."""
     # Around any policy that can be told of it (`simulate.scenario_around`).
     lending: Lend | None = None
@@ -221,7 +224,7 @@ class Lemons(Spec, frozen=True, kw_only=True):
 class Upkeep(Spec, frozen=True, kw_only=True):
     """Announced maintenance, node by node."""
 
-    every_s: Positive
+    every_s: Annotated[float, Meta(ge=60)]
     """Of one node."""
     duration_s: Positive
     announced_s: NonNegative = 0.0

@@ -41,19 +41,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from myriarch.schedule.broker_market import Market, Offer, Request, Voucher
+from myriarch.schedule.broker_hours import Lifetimes, Stops
+from myriarch.schedule.broker_market import Market, Offer, Request, Voucher, Window
 from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send, slowness_per_s
+from myriarch.schedule.broker_shifting import Shifting, Stop, View
 from myriarch.schedule.calendar import Floats, instant_text
 from myriarch.schedule.durations import Durations
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.market_draw import spot_hours, tariff_hours
 from myriarch.simulate.market_energy import watts_of
 from myriarch.simulate.market_hours import SiteHours
-from myriarch.simulate.market_pools import Errand, Placed, Policy, World
+from myriarch.simulate.market_pools import Errand, Pause, Placed, Policy, World
 from myriarch.simulate.queueing import Task
 from myriarch.simulate.workload.reading import read_trace
 from myriarch.simulate.workload.trace import TraceJob
@@ -70,6 +72,7 @@ WARM_S: Final = 3 * DAY_S
 """The pools fill up before the broker's first job."""
 BROKER_S: Final = 4 * DAY_S
 SERIES_S: Final = 40 * DAY_S
+OPENED: Final = Market(opens="2026-12-01T00:00+08:00", horizon_s=SERIES_S, currency="CNY", offers=())
 RUN_MOST_S: Final = 5 * DAY_S
 SHIFT_S: Final = 4 * DAY_S
 
@@ -85,6 +88,13 @@ MIRA_NODES_PER_DEVICE: Final = 64
 """Mira's 49,152 nodes become 768 devices; its jobs are multiples of 512 nodes, but for the smallest."""
 H800_SPEED: Final = 2.2
 """Over an A100 in BF16 training: an assumption; the ratio of peak rates is 3.2. FP64 jobs of Mira do not run there."""
+PAUSED: Final = ("philly", "kalos")
+"""Training jobs save their state anyway; of Mira's it is not known."""
+PAUSE: Final = Pause(save_s=60.0, load_s=300.0, move_s=1800.0)
+"""Assumptions: a minute to save, five to start and load again; between pools half an hour, in which a line of 10 Gb/s
+carries 2.2 TB, 35 GB from each of 64 devices. The line has no price by the byte."""
+PROMISE: Final = 0.05
+"""Of mean slowdown that waiting for prices may add: the issue's 5 %, of a slowdown of 1."""
 WEEKS: Final = (9, 10, 8)
 """Of the traces: what the broker's jobs are of, by seed; later than those of the pools' own jobs (2 to 7)."""
 
@@ -283,12 +293,23 @@ def errands(case: Case, traces: Traces, week: int, rng: np.random.Generator) -> 
                         job=history,
                         run_s=run_s,
                         estimate_s={name: max(math.ceil(asked / speeds[name]), run_s[name]) for name in run_s},
+                        pause=PAUSE if source in PAUSED else None,
                     ),
                     source,
                     history,
                 )
             )
     return sorted(made, key=lambda each: (each.errand.job.submit_s, each.errand.job.id))
+
+
+class Forecast(NamedTuple):
+    """Of an errand, at speed 1."""
+
+    expected_s: float
+    slowness_per_s: float
+    """By how much a second of waiting slows it down, as it came out for past jobs of the same forecast."""
+    runs_s: Floats
+    """Equally likely run times."""
 
 
 @dataclasses.dataclass
@@ -327,14 +348,14 @@ class Forecasts:
         self._weeks = weeks
         self._learners: dict[tuple[str, int], Learnt] = {}
 
-    def of(self, known: Known, week: int) -> tuple[float, float]:
-        """Expected run time at speed 1, and by how much a second of waiting slows it down."""
+    def of(self, known: Known, week: int) -> Forecast:
         key = known.source, week
         if key not in self._learners:
             self._learners[key] = self._learnt(*key)
         learnt = self._learners[key]
         expected_s, slowness = learnt.slowness(known.history, now_s=known.history.submit_s)
-        return expected_s, learnt.calibrated(slowness)
+        runs_s = learnt.durations.runs_s(known.history, now_s=known.history.submit_s)
+        return Forecast(expected_s, learnt.calibrated(slowness), runs_s)
 
     def _learnt(self, source: str, week: int) -> Learnt:
         """Submissions and ends in the order in which they happened; what had not ended is not known."""
@@ -381,6 +402,8 @@ class Static:
         world.send(errand.job.id, self.pool if self.pool in errand.run_s else next(iter(errand.run_s)))
 
     def started(self, job: JobId, pool: str, world: World) -> None: ...
+
+    def stopped(self, job: JobId, pool: str, world: World) -> None: ...
 
     def ended(self, job: JobId, pool: str, world: World) -> None: ...
 
@@ -453,7 +476,7 @@ class MultiKueue(Static):
                 world.send(job, pool)
 
 
-class Broker:
+class Broker(Static):
     """Ours: `schedule.broker_rolling`, told what pools foresee and what the next 24 hours cost."""
 
     period_s = 900.0
@@ -465,7 +488,7 @@ class Broker:
         case: Case,
         hours: Mapping[str, SiteHours],
         known: Sequence[Known],
-        forecasts: Mapping[JobId, tuple[float, float]],
+        forecasts: Mapping[JobId, Forecast],
         *,
         price_per_slowdown: float,
     ) -> None:
@@ -477,7 +500,7 @@ class Broker:
 
     def arrive(self, errand: Errand, world: World) -> None:
         known = self.known[errand.job.id]
-        expected_s, slowness = self.forecasts[errand.job.id]
+        expected_s, slowness, _ = self.forecasts[errand.job.id]
         speeds = {pool: known.history.estimate_s / errand.estimate_s[pool] for pool in errand.run_s}
         request = Request(
             name=errand.job.id,
@@ -554,21 +577,141 @@ class Broker:
         )
 
 
+class Shifter(Static):
+    """Ours for jobs that may be stopped: `schedule.broker_shifting`."""
+
+    period_s = 900.0
+    horizon_s = 5 * DAY_S
+
+    def __init__(
+        self,
+        case: Case,
+        hours: Mapping[str, SiteHours],
+        known: Sequence[Known],
+        forecasts: Mapping[JobId, Forecast],
+        *,
+        promise: float = PROMISE,
+        stops: bool = True,
+    ) -> None:
+        self.case, self.hours, self.forecasts, self.stops = case, hours, forecasts, stops
+        self.known = {each.errand.job.id: each for each in known}
+        self.broker = Shifting(promise=promise)
+        self.watts = {site.name: watts_of(lookup(site.chip)).busy_w for site in case.sites}
+        self.left = {voucher.name: voucher.cap_total or math.inf for voucher in case.vouchers}
+        self.woken_s = -math.inf
+
+    def arrive(self, errand: Errand, world: World) -> None:
+        known, forecast = self.known[errand.job.id], self.forecasts[errand.job.id]
+        source = known.source
+        speed = {s.name: s.speed.get(source, 1.0) for s in self.case.sites if s.name in errand.run_s}
+        limit_s = max(errand.estimate_s[name] * speed[name] for name in speed)
+        pause = errand.pause if self.stops else None
+        lives = Lifetimes(np.minimum(forecast.runs_s, limit_s), most_s=limit_s)
+        actions = self.broker.submit(
+            Request(name=errand.job.id, devices=errand.job.devices),
+            self.view(world),
+            speed=speed,
+            limit_s=limit_s,
+            lives=lives,
+            slowness_per_s=forecast.slowness_per_s,
+            stops=None if pause is None else Stops(save_s=pause.save_s, load_s=pause.load_s, move_s=pause.move_s),
+            now_s=world.now_s,
+        )
+        self._act(actions, world)
+
+    def started(self, job: JobId, pool: str, world: World) -> None:
+        self.broker.started(job, pool, now_s=world.now_s)
+
+    def stopped(self, job: JobId, pool: str, world: World) -> None:
+        self._paid(job, world)
+        self.broker.stopped(job, now_s=world.now_s)
+
+    def ended(self, job: JobId, pool: str, world: World) -> None:
+        self._paid(job, world)
+        self.broker.ended(job, ran_s=min(self.known[job].errand.run_s.values()), now_s=world.now_s)
+
+    def wake(self, world: World) -> None:
+        running = int(world.now_s // HOUR_S) > int(self.woken_s // HOUR_S) if self.woken_s >= 0 else True
+        self.woken_s = world.now_s
+        if self.broker.jobs:
+            self._act(self.broker.wake(self.view(world), now_s=world.now_s, running=running), world)
+
+    def _act(self, actions: Iterable[Any], world: World) -> None:
+        for action in actions:
+            job = JobId(action.job)
+            match action:
+                case Send():
+                    world.send(job, action.pool)
+                case Recall():
+                    world.recall(job, action.pool)
+                case Stop():
+                    world.pause(job)
+
+    def _paid(self, job: JobId, world: World) -> None:
+        """By vouchers, for the stretch that has ended."""
+        one = world.stretches[job][-1]
+        site = next(site for site in self.case.sites if site.name == one.pool)
+        cost = paid(site, self.hours[one.pool], self.known[job].errand.job.devices, one.start_s, world.now_s)
+        for voucher in self.case.vouchers:
+            valid = OPENED.interval_s(voucher)
+            share = max(min(valid[1], world.now_s) - max(valid[0], one.start_s), 0.0) / max(
+                world.now_s - one.start_s, 1.0
+            )
+            if one.pool in voucher.offers:
+                self.left[voucher.name] -= max(cost, 0.0) * share * voucher.share
+
+    def view(self, world: World) -> View:
+        mine = frozenset(JobId(name) for name, job in self.broker.jobs.items() if job.state == "queued")
+        offers = tuple(
+            Offer(
+                name=site.name,
+                chip=site.chip,
+                currency="CNY",
+                rent_per_device_hour=site.rent_per_device_hour,
+                energy_per_kwh=self.hours[site.name].day_ahead(world.now_s),
+                power_per_device_w=self.watts[site.name],
+                windows=(Window(start_s=0.0, end_s=self.horizon_s, devices=site.devices),),
+            )
+            for site in self.case.sites
+        )
+        free = {
+            site.name: [
+                (window.start_s, window.end_s, window.devices)
+                for window in world.windows(site.name, horizon_s=self.horizon_s, without=mine)
+            ]
+            for site in self.case.sites
+        }
+        market = Market(
+            opens=instant_text(OPENS_S + world.now_s, utc_offset_s=OFFSET_S),
+            horizon_s=self.horizon_s,
+            currency="CNY",
+            offers=offers,
+            vouchers=tuple(voucher for voucher in self.case.vouchers if self.left[voucher.name] > 0),
+        )
+        return View(
+            market=market,
+            free=free,
+            begins_now=lambda job, pool: world.starts_now(JobId(job), pool),
+            slot_end_s=HOUR_S - world.now_s % HOUR_S,
+        )
+
+
 # --- what it cost -----------------------------------------------------------------------------------------------------
 
 
-def bill(case: Case, hours: Mapping[str, SiteHours], placed: Mapping[JobId, Placed], known: Sequence[Known]) -> Floats:
+def bill(
+    case: Case, hours: Mapping[str, SiteHours], placed: Mapping[JobId, Sequence[Placed]], known: Sequence[Known]
+) -> Floats:
     """Of each errand: rent and energy as they were, less vouchers in the order of starting."""
     sites = {site.name: site for site in case.sites}
     left = {voucher.name: voucher.cap_total or math.inf for voucher in case.vouchers}
-    opens = instant_text(OPENS_S, utc_offset_s=OFFSET_S)
-    market = Market(opens=opens, horizon_s=SERIES_S, currency="CNY", offers=(), vouchers=case.vouchers)
     cost = np.zeros(len(known))
-    for index in sorted(range(len(known)), key=lambda each: (placed[known[each].errand.job.id].start_s, each)):
-        one, devices = placed[known[index].errand.job.id], known[index].errand.job.devices
-        cost[index] = paid(sites[one.pool], hours[one.pool], devices, one.start_s, one.end_s)
+    stretches = [(one.start_s, index, one) for index, k in enumerate(known) for one in placed[k.errand.job.id]]
+    for _, index, one in sorted(stretches, key=lambda each: each[:2]):
+        devices = known[index].errand.job.devices
+        cost[index] += paid(sites[one.pool], hours[one.pool], devices, one.start_s, one.end_s)
         for voucher in case.vouchers:
-            valid = market.interval_s(voucher)
+            valid = OPENED.interval_s(voucher)
             start_s, end_s = max(valid[0], one.start_s), min(valid[1], one.end_s)
             if one.pool in voucher.offers and start_s < end_s:
                 covered = max(paid(sites[one.pool], hours[one.pool], devices, start_s, end_s), 0.0)
@@ -590,7 +733,7 @@ def measure(case: Case, hours: Mapping[str, SiteHours], world: World, known: Seq
     end = np.array([world.placed[k.errand.job.id].end_s - k.errand.job.submit_s for k in known])
     run = np.array([min(k.errand.run_s.values()) for k in known])
     slow = np.maximum(end / np.maximum(run, BOUND_S), 1.0)
-    cost = bill(case, hours, world.placed, known)
+    cost = bill(case, hours, world.stretches, known)
     owners = np.array([max((w + r) / max(r, BOUND_S), 1.0) for _, w, r in world.owned_waits])
     where = [world.placed[k.errand.job.id].pool for k in known]
     return {
@@ -599,6 +742,7 @@ def measure(case: Case, hours: Mapping[str, SiteHours], world: World, known: Seq
         "wait_s_mean": float(wait.mean()),
         "wait_s_p99": float(np.quantile(wait, 0.99)),
         "owners_slowdown_mean": float(owners.mean()),
+        "stops": sum(len(world.stretches[k.errand.job.id]) - 1 for k in known),
         "jobs_by_pool": {site.name: where.count(site.name) for site in case.sites},
     }
 
@@ -618,6 +762,7 @@ def play(case: Case, seed: int, traces: Traces, forecasts: Forecasts, *, prices:
     ways["multikueue"] = MultiKueue([site.name for site in case.sites])
     for price in prices:
         ways[f"broker {price:g}"] = Broker(case, hours, known, expected, price_per_slowdown=price)
+    ways["broker"] = Shifter(case, hours, known, expected)
     measured: dict[str, dict[str, Any]] = {}
     for name, way in ways.items():
         begin = time.process_time()

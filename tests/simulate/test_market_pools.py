@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,10 @@ from myriarch.errors import SpecError
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
 from myriarch.schedule.job import Job, JobId
-from myriarch.simulate.market_pools import Errand, World
+from myriarch.simulate.market_pools import Errand, Pause, World
 from myriarch.simulate.queueing import Task, simulate_queue
+
+E = JobId("e")
 
 
 def job(name: str, *, submit_s: float = 0.0, devices: int = 1, estimate_s: float = 100.0) -> Job:
@@ -45,6 +48,9 @@ class Scripted:
 
     def started(self, job: JobId, pool: str, world: World) -> None:
         self.seen.append(f"{job}>{pool}@{world.now_s:g}")
+
+    def stopped(self, job: JobId, pool: str, world: World) -> None:
+        self.seen.append(f"{job}|@{world.now_s:g}")
 
     def ended(self, job: JobId, pool: str, world: World) -> None:
         self.seen.append(f"{job}.@{world.now_s:g}")
@@ -95,6 +101,43 @@ def test_what_is_foreseen_is_by_estimates_and_turns() -> None:
 
     fresh.run([errand("e", submit_s=2.0, pools="p")], Looks())
     assert seen == [[(98.0, 118.0, 1), (118.0, 200.0, 2)]]
+
+
+def test_an_errand_that_is_stopped_goes_on_where_it_was() -> None:
+    """50 s of work; stopped after 20 s, saved for 5 s; 10 s of road and 3 s to load are the price of the other pool."""
+    pause = Pause(save_s=5.0, load_s=3.0, move_s=10.0)
+
+    class Moves(Scripted):
+        def wake(self, world: World) -> None:
+            if world.now_s == 20.0:
+                world.pause(E)
+                assert world.running_in(E) is None
+            if world.now_s == 40.0 and world.moved(E, "q"):
+                assert (world.ran_s(E, "q"), world.asked_s(E, "q")) == (20.0, 83.0)
+                world.send(E, "q")
+            if world.now_s == 60.0:
+                assert world.ran_s(E, "p") == 20.0 + 20.0 - 3.0
+            world.check()
+
+    policy = Moves()
+    world = World({"p": 2, "q": 2}, {})
+    world.run([msgspec.structs.replace(errand("e"), pause=pause)], policy)
+    assert policy.seen == ["e>p@0", "e|@25", "e>q@40", "e.@73"]
+    assert [(one.pool, one.start_s, one.end_s) for one in world.stretches[E]] == [("p", 0.0, 25.0), ("q", 40.0, 73.0)]
+    assert (world.placed[E].start_s, world.placed[E].end_s) == (0.0, 73.0)
+
+
+def test_an_errand_that_ends_while_it_would_be_saved_is_not_stopped() -> None:
+    class Late(Scripted):
+        def wake(self, world: World) -> None:
+            world.pause(E)
+
+    policy = Late()
+    late = msgspec.structs.replace(errand("e", run_s=24.0), pause=Pause(save_s=5.0, load_s=3.0, move_s=10.0))
+    World({"p": 2, "q": 2}, {}).run([late], policy)
+    assert policy.seen == ["e>p@0", "e.@24"]
+    with pytest.raises(SpecError, match="cannot be stopped"):
+        World({"p": 2}, {}).run([errand("e")], Late())
 
 
 def test_mistakes_of_a_policy_are_said() -> None:

@@ -13,8 +13,6 @@ pool's own queue while it waits for devices, where it keeps its turn.
 What an hour of waiting is worth follows from one number, `price_per_slowdown`: what a unit of bounded slowdown counts
 for in money. A job of an expected run time r loses 1 / r of it in a second, a short one much and a long one little;
 with an uncertain run time it is the mean of that (`slowness_per_s`), ruled by the chance that the job is short.
-
-`Dial` sets that number by itself: waiting for prices may cost as much slowdown as was promised, and no more.
 """
 
 from __future__ import annotations

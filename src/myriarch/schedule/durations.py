@@ -152,6 +152,26 @@ class Durations:
         """What its submission made one expect; a job that was not submitted is, by that."""
         return self.submitted(job, now_s=now_s)
 
+    def runs_s(self, job: Job, *, now_s: float) -> Floats:
+        """The same as equally likely run times, ascending: its whole distribution, at `LEVELS`."""
+        self.submitted(job, now_s=now_s)
+        found: Floats = np.exp(self._pending[job.id].log_run_s)
+        return found
+
+    def likely(self, job: Job, *, now_s: float) -> Floats:
+        """A hundred equally likely run times in seconds, ascending, by what its submission made one expect. Their mean
+        is the forecast's: what lies beyond the 90th percentile, which is known least, is stretched to that; where all
+        up to there is more already, everything shrinks."""
+        self.submitted(job, now_s=now_s)
+        pending = self._pending[job.id]
+        run_s = np.exp(pending.log_run_s)
+        least_s, mean_s = _mean(run_s), pending.forecast.mean_s
+        if mean_s <= least_s:
+            return np.minimum(run_s, _at(run_s, UPPER)) * (mean_s / least_s)
+        beyond_s = np.maximum(run_s - _at(run_s, UPPER), 0.0)
+        more_s = float(beyond_s.mean())
+        return run_s - beyond_s + (beyond_s * (mean_s - least_s) / more_s if more_s else 0.0)
+
     def remaining(self, job: Job, *, age_s: float, now_s: float) -> Forecast:
         """What is left of it when it has run for `age_s`: the part of its distribution that lies beyond.
 

@@ -238,7 +238,11 @@ def waits(name: str, folder: Path) -> dict[str, Any]:
     """One schedule, watched. Run times are expected as `Durations` learns them on the way."""
     played, devices, asked = WAITS[name](folder)
     lengths = Durations(estimates=asked)
-    machine = Waits(devices=devices, expected=lambda job: lengths.forecast(job, now_s=job.submit_s).mean_s)
+    machine = Waits(
+        devices=devices,
+        expected=lambda job: lengths.forecast(job, now_s=job.submit_s).mean_s,
+        likely=lambda job: lengths.likely(job, now_s=job.submit_s),
+    )
     begin = time.process_time()
     said = np.zeros((2, len(played)))
     plain = np.zeros((2, len(played)))

@@ -35,10 +35,11 @@ class Tracker:
         """A forecast was made."""
         self.open += 1
 
-    def came_out(self, *, exceeded: bool) -> None:
-        """What it was of is known to be more, or not."""
+    def came_out(self, *, exceeded: bool, scale: float = 1.0) -> None:
+        """What it was of is known to be more, or not. `scale`: how far apart the forecast's own quantiles were, to
+        which its error is likely to be in proportion."""
         self.open -= 1
-        step = STEP / max(1.0, self.open / OPEN)
+        step = STEP * scale / max(1.0, self.open / OPEN)
         self.offset += step * (self._level - (0.0 if exceeded else 1.0))
         self.offset = max(self.offset, self._floor)
 

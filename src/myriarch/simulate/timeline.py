@@ -31,6 +31,9 @@ class Task(Value, frozen=True, kw_only=True):
     job: Job
     run_s: float
     """How long it runs once it started; at most its estimate."""
+    start_s: float = 0.0
+    """How long its first start takes before anything gets done, however many devices it has; `job.restart_s` is that of
+    later ones. In the cluster simulator alone: where jobs have one speed it belongs to `run_s`."""
 
 
 class Stage(Protocol):

@@ -31,8 +31,9 @@ class Settings(Value, frozen=True, kw_only=True):
     spell: float = 12.0
     """A job that started runs for so many times what its next stop and start cost: at most a thirteenth is overhead.
     With 1, Mira's jobs, whose stops are taken to cost ten minutes, took twice as long."""
-    price: float = 0.0
-    """What a lost device-second counts against one that the newcomer is spared; 0: the index alone decides."""
+    price: float = 1.0
+    """What a lost second counts against one that the newcomer is spared (`worth`): by our reasoning 1, seconds being
+    alike. 0: the index alone decides, which on early weeks of Mira made completion 40 % longer."""
     exponent: float = 1.0
     """Of the devices in the rank."""
     guard_s: float = 2 * 86_400.0
@@ -60,8 +61,8 @@ def myriarch(
         return Completions(machine, lengths, speeds=speeds)
     return Ranked(
         machine,
-        Gittins(lengths, margin=settings.margin, exponent=settings.exponent),
-        worth=Worth(spell=settings.spell, price=settings.price, exchange=False),
+        Gittins(lengths, margin=settings.margin, exponent=settings.exponent, spell=settings.spell),
+        worth=Worth(spell=settings.spell, price=settings.price, exchange=True),
         guard_s=settings.guard_s,
         holds=settings.holds,
     )

@@ -36,6 +36,10 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=1)]
 """Between two looks at the same: with less, time hardly passes."""
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
+INSTANT_LIMIT_S: Final = 1e12
+"""Thirty thousand years: past that, seconds as floating-point numbers are too coarse for a ledger of nanoseconds."""
+Instant = Annotated[float, Meta(ge=0, le=INSTANT_LIMIT_S)]
+Duration = Annotated[float, Meta(gt=0, le=INSTANT_LIMIT_S)]
 DEVICES_LIMIT: Final = 2**31 - 1
 """Of one job: what traces are read with (`workload.trace`), and far above any fleet."""
 
@@ -44,7 +48,7 @@ class Generator(Spec, frozen=True, kw_only=True):
     """Jobs that are drawn: synthetic, after published aggregates."""
 
     name: GeneratorName
-    jobs: Count
+    jobs: Annotated[int, Meta(ge=1, le=10_000_000)]
     load: Positive | None = None
     """Device-seconds asked for over those there are. Needed, except with `lublin`, which has arrivals of its own,
     Acme's two (0.55), Sia's two (as many jobs an hour as in the publication: 20) and `gavel` (6 an hour). Of the last
@@ -59,11 +63,11 @@ class ListedJob(Spec, frozen=True, kw_only=True):
     """One job, written down."""
 
     id: str
-    submit_s: NonNegative = 0.0
+    submit_s: Instant = 0.0
     devices: Annotated[int, Meta(ge=1, le=DEVICES_LIMIT)]
-    run_s: Positive
+    run_s: Duration
     """How long it runs once it started, undisturbed; no policy sees it."""
-    estimate_s: Positive | None = None
+    estimate_s: Duration | None = None
     """What its user says; None: the run time."""
     tenant: str = ""
     user: str = ""
@@ -233,13 +237,13 @@ class Upkeep(Spec, frozen=True, kw_only=True):
 class ListedFault(Spec, frozen=True, kw_only=True):
     """One fault, written down."""
 
-    at_s: NonNegative
+    at_s: Instant
     node: str
     """`<pool>-<index>`."""
     course: Course = "repair"
     cause: str = "listed"
     """In anybody's words."""
-    duration_s: Positive | None = None
+    duration_s: Duration | None = None
     """Away, slow, or until the corruption is noticed. Needed but with `in_place`; in a run file's run None is for
     good."""
     factor: Fraction | None = None
@@ -351,13 +355,13 @@ class TuningPlan(Spec, frozen=True, kw_only=True):
 
     parameters: tuple[str, ...] = ()
     """Of the policy: which are searched, like `spell` or `weights.age`. Empty: all."""
-    week_s: Positive = 604_800.0
+    week_s: Annotated[float, Meta(ge=60)] = 604_800.0
     """Length of the periods that the workload is cut into."""
     past: Fraction = 0.6
     """Of them: what is searched; the others prove."""
-    candidates: Annotated[int, Meta(ge=2)] = 27
+    candidates: Annotated[int, Meta(ge=2, le=10_000)] = 27
     """Settings that are drawn."""
-    refinements: Annotated[int, Meta(ge=0)] = 9
+    refinements: Annotated[int, Meta(ge=0, le=10_000)] = 9
     """Further ones around the best."""
 
 
@@ -381,7 +385,7 @@ class Scenario(Spec, frozen=True, kw_only=True):
     power: Grid | None = None
     tuning: TuningPlan | None = None
     """Of `--tune`. None: weeks, six of ten of them to search."""
-    until_s: Positive | None = None
+    until_s: Duration | None = None
     """What has not ended by then is counted as it stands. None: until all jobs ended."""
     seed: Seed = 0
     """Every draw is a pure function of it."""

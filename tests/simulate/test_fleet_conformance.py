@@ -65,8 +65,8 @@ def job(
     )
 
 
-def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str]:
-    """What `Control` decides in `World`."""
+def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str, int]:
+    """What `Control` decides in `World`, how the run ends, and the step that it leaves behind."""
     simulation = simulate(resolved, faults=faults, timing=Timing(default_sequence_s=SEQUENCE_S, disk_bytes_per_s=1e8))
     told: list[Told] = [
         (
@@ -82,11 +82,11 @@ def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], 
         if isinstance(each.action, Decide)
     ]
     assert simulation.end is not None
-    return told, simulation.end.outcome
+    return told, simulation.end.outcome, simulation.end.step
 
 
-def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str]:
-    """What the simulator of large fleets decides."""
+def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str, int]:
+    """The same by the simulator of large fleets."""
     terms = FleetTerms(
         device_speed={"a": 1.0 / SEQUENCE_S},  # type: ignore[dict-item]
         state_bytes=1e5,
@@ -114,7 +114,7 @@ def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], st
         )
         for one in outcome.decisions
     ]
-    return told, outcome.ended
+    return told, outcome.ended, outcome.steps
 
 
 def kill(target: str, *, at_step: int) -> Fault:
@@ -180,8 +180,7 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
 @pytest.mark.parametrize("name", list(PLAYS))
 def test_the_same_decisions(name: str) -> None:
     resolved, faults = PLAYS[name]
-    told, outcome = by_control(resolved, faults)
-    assert by_fleet(resolved, faults) == (told, outcome)
+    assert by_fleet(resolved, faults) == by_control(resolved, faults)
 
 
 def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
@@ -209,5 +208,4 @@ def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
 @pytest.mark.parametrize("seed", range(24))
 def test_the_same_decisions_on_drawn_faults(seed: int) -> None:
     resolved, faults = drawn(seed)
-    told, outcome = by_control(resolved, faults)
-    assert by_fleet(resolved, faults) == (told, outcome)
+    assert by_fleet(resolved, faults) == by_control(resolved, faults)

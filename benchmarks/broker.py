@@ -12,14 +12,18 @@ each; they come over four days, after three in which the pools fill up. The same
                   and every ten minutes, its provision timeout, the others are asked again
     multikueue    Incremental: three clusters more every five minutes, in the order of the configuration; the first that
                   starts it wins
-    broker P      `schedule.broker_rolling`, with P CNY for a unit of bounded slowdown: on arrival, again every quarter
-                  of an hour, as a batch every hour
+    broker        `schedule.broker_shifting`: on arrival, what waits every quarter of an hour, what runs every hour
+    broker P      with --price P: `schedule.broker_rolling`, which stops nobody, with P CNY for a unit of bounded
+                  slowdown: on arrival, again every quarter of an hour, as a batch every hour
 
 **What is known.** Pools tell who runs and waits now, by the limits that users asked for; nobody knows who comes later.
 Run times are forecasts, learnt from jobs of the same trace that ended before the broker's first one (`Durations`; for
 Mira with the users' limits, for Philly and Kalos without any). The limits of Philly's and Kalos' users, which their
 queues need, are drawn: as much over the run as one of Mira's 50 jobs of the nearest run times. Prices of the next 24
 hours are known, as on a day-ahead market, and hours after that are taken to repeat them.
+
+`broker` is `schedule.broker_shifting`: training jobs (Philly's and Kalos') may be stopped, saved and moved while they
+run, at the cost of `PAUSE`; Mira's may not. `nobody below` is a lower bound (`broker_bound`).
 
 **What is counted.** Cost: energy at the price of every hour, cooling included, less vouchers in the order of starts.
 Slowdown: (wait + run) / max(shortest run in any pool, 10 s), at least 1. `owners` is the mean slowdown of the pools'
@@ -45,6 +49,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from broker_bound import bound, left_by_owners
 from myriarch.schedule.broker_hours import Lifetimes, Stops
 from myriarch.schedule.broker_market import Market, Offer, Request, Voucher, Window
 from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send, slowness_per_s
@@ -53,7 +58,7 @@ from myriarch.schedule.calendar import Floats, instant_text
 from myriarch.schedule.durations import Durations
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.market_draw import spot_hours, tariff_hours
-from myriarch.simulate.market_energy import watts_of
+from myriarch.simulate.market_energy import Held, Plant, Watts, spent, watts_of
 from myriarch.simulate.market_hours import SiteHours
 from myriarch.simulate.market_pools import Errand, Pause, Placed, Policy, World
 from myriarch.simulate.queueing import Task
@@ -354,7 +359,7 @@ class Forecasts:
             self._learners[key] = self._learnt(*key)
         learnt = self._learners[key]
         expected_s, slowness = learnt.slowness(known.history, now_s=known.history.submit_s)
-        runs_s = learnt.durations.runs_s(known.history, now_s=known.history.submit_s)
+        runs_s = learnt.durations.likely(known.history, now_s=known.history.submit_s)
         return Forecast(expected_s, learnt.calibrated(slowness), runs_s)
 
     def _learnt(self, source: str, week: int) -> Learnt:
@@ -735,6 +740,18 @@ def measure(case: Case, hours: Mapping[str, SiteHours], world: World, known: Seq
     slow = np.maximum(end / np.maximum(run, BOUND_S), 1.0)
     cost = bill(case, hours, world.stretches, known)
     owners = np.array([max((w + r) / max(r, BOUND_S), 1.0) for _, w, r in world.owned_waits])
+    plants = {
+        site.name: Plant(
+            devices=site.devices, watts=Watts(watts_of(lookup(site.chip)).busy_w, idle_w=0.0), hours=hours[site.name]
+        )
+        for site in case.sites
+    }
+    held = [
+        Held(pool=one.pool, start_s=one.start_s, end_s=one.end_s, devices=k.errand.job.devices)
+        for k in known
+        for one in world.stretches[k.errand.job.id]
+    ]
+    drawn = spent(held, plants, start_s=0.0, end_s=SERIES_S).values()
     where = [world.placed[k.errand.job.id].pool for k in known]
     return {
         "cost": float(cost.sum()),
@@ -742,6 +759,8 @@ def measure(case: Case, hours: Mapping[str, SiteHours], world: World, known: Seq
         "wait_s_mean": float(wait.mean()),
         "wait_s_p99": float(np.quantile(wait, 0.99)),
         "owners_slowdown_mean": float(owners.mean()),
+        "energy_kwh": sum(one.busy_j for one in drawn) / 3.6e6,
+        "carbon_kg": sum(one.carbon_kg or 0.0 for one in drawn),
         "stops": sum(len(world.stretches[k.errand.job.id]) - 1 for k in known),
         "jobs_by_pool": {site.name: where.count(site.name) for site in case.sites},
     }
@@ -770,15 +789,46 @@ def play(case: Case, seed: int, traces: Traces, forecasts: Forecasts, *, prices:
         world.run([each.errand for each in known], way)
         measured[name] = {**measure(case, hours, world, known), "cpu_s": time.process_time() - begin}
         print(row(name, measured[name]), file=sys.stderr, flush=True)
+    lowest = least(case, hours, tasks, known, slowdown=measured["list price"]["slowdown_mean"])
+    print(f"  {'nobody below':16}{lowest:10,.0f} CNY", file=sys.stderr, flush=True)
     return {
         "case": case.name,
+        "lower_bound": lowest,
         "seed": seed,
         "week": week,
         "jobs": len(known),
         "list_price_per_device_hour": listed,
         "ways": measured,
-        "compared": {f"{price:g}": compared(measured, price, jobs=len(known)) for price in prices},
+        "compared": {name: compared(measured, name, jobs=len(known)) for name in measured if name.startswith("broker")},
     }
+
+
+def least(
+    case: Case,
+    hours: Mapping[str, SiteHours],
+    tasks: Mapping[str, Sequence[Task]],
+    known: Sequence[Known],
+    *,
+    slowdown: float,
+) -> float:
+    """What the jobs would cost at least (`broker_bound`), in CNY."""
+    kilowatts = {site.name: watts_of(lookup(site.chip)).busy_w / 1e3 for site in case.sites}
+    return bound(
+        jobs=[(k.errand.job.submit_s, k.errand.job.devices, k.errand.run_s) for k in known],
+        prices={
+            site.name: hours[site.name].price_per_kwh * hours[site.name].pue_hourly * kilowatts[site.name]
+            + site.rent_per_device_hour
+            for site in case.sites
+        },
+        free={site.name: left_by_owners(tasks[site.name], site.devices, SERIES_HOURS) for site in case.sites},
+        vouchers=[
+            (pool, one.share, one.cap_total or math.inf, first_s / HOUR_S, last_s / HOUR_S)
+            for one in case.vouchers
+            for pool in one.offers
+            for first_s, last_s in [OPENED.interval_s(one)]
+        ],
+        slowdown=slowdown,
+    )
 
 
 def list_price(site: Site, hours: SiteHours) -> float:
@@ -786,11 +836,11 @@ def list_price(site: Site, hours: SiteHours) -> float:
     return site.rent_per_device_hour + hours.list_price() * watts_of(lookup(site.chip)).busy_w / 1e3
 
 
-def compared(ways: Mapping[str, dict[str, Any]], price: float, *, jobs: int) -> dict[str, float | str]:
+def compared(ways: Mapping[str, dict[str, Any]], name: str, *, jobs: int) -> dict[str, float | str]:
     """Ours over the others: shares of cost saved, ratios of mean slowdown and of the 99th percentile of waits."""
-    ours = ways[f"broker {price:g}"]
+    ours = ways[name]
     static = [name for name in ways if name.startswith("static")]
-    best = min(static, key=lambda name: ways[name]["cost"] + price * jobs * ways[name]["slowdown_mean"])
+    best = min(static, key=lambda name: ways[name]["cost"] + PRICE * jobs * ways[name]["slowdown_mean"])
     cheapest = min(static, key=lambda name: ways[name]["cost"])
     found: dict[str, float | str] = {"best_static": best, "cheapest_static": cheapest}
     for label, other in (("best_static", best), ("cheapest_static", cheapest), ("list_price", "list price")):
@@ -814,8 +864,9 @@ def table(result: Mapping[str, Any]) -> str:
     for run in result["runs"]:
         lines.append(f"{run['case']}, seed {run['seed']}: {run['jobs']:,} jobs of week {run['week']}")
         lines += [row(name, one) for name, one in run["ways"].items()]
-        for price, one in run["compared"].items():
-            lines.append(f"  at {price} CNY, saved; and slowdown over theirs:")
+        lines.append(f"  {'nobody below':16}{run['lower_bound']:10,.0f} CNY")
+        for ours, one in run["compared"].items():
+            lines.append(f"  {ours}: saved; and slowdown over theirs:")
             for label in ("best_static", "cheapest_static", "list_price"):
                 name = f"{label} ({one[label]})" if label in one else label
                 saved, ratio = one[f"saved_against_{label}"], one[f"slowdown_over_{label}"]
@@ -829,7 +880,12 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, required=True)
     parser.add_argument("--case", action="append", choices=list(cases()))
     parser.add_argument("--seed", type=int, action="append")
-    parser.add_argument("--price", type=float, action="append", help="of a unit of slowdown, in CNY; default 30")
+    parser.add_argument(
+        "--price",
+        type=float,
+        action="append",
+        help="also `schedule.broker_rolling`, at so many CNY for a unit of slowdown",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     kept = os.dup(1)
@@ -837,7 +893,7 @@ def main() -> None:
     traces = Traces(options.traces)
     forecasts = Forecasts(traces)
     runs = [
-        play(cases()[name], seed, traces, forecasts, prices=options.price or [PRICE])
+        play(cases()[name], seed, traces, forecasts, prices=options.price or [])
         for name in options.case or list(cases())
         for seed in options.seed or [0, 1]
     ]

@@ -13,6 +13,7 @@ from myriarch.errors import SpecError
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
 from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.profile import Profile
 from myriarch.simulate.market_pools import Errand, Pause, World
 from myriarch.simulate.queueing import Task, simulate_queue
 
@@ -183,6 +184,18 @@ def test_every_errand_runs_once_whatever_a_policy_does(
     assert sum(".@" in line for line in policy.seen) == sum(">" in line for line in policy.seen) == len(errands)
     for each in errands:
         assert placed[each.job.id].start_s >= each.job.submit_s
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 30).map(float)), max_size=12))
+def test_devices_that_are_held_from_now_on_are_the_same_at_once_as_one_by_one(held: list[tuple[int, float]]) -> None:
+    one_by_one = Profile(50, origin_s=5.0)
+    for devices, until_s in held:
+        if until_s > 5.0:
+            one_by_one.take(5.0, until_s, devices)
+    at_once = Profile.holding(50, held, origin_s=5.0)
+    at_once.check()
+    assert at_once.steps() == one_by_one.steps()
 
 
 @settings(max_examples=40)

@@ -27,9 +27,9 @@ from myriarch.schedule.broker_menu import Pricing
 from myriarch.schedule.broker_rolling import MOVE_GAIN, Recall, Send
 from myriarch.schedule.calendar import S_PER_HOUR, Floats
 
-AHEAD_SLOTS: Final = 48
+AHEAD_SLOTS: Final = 36
 """Hours that are planned: prices of the first 24 are known, and taken to repeat."""
-SMALL: Final = 0.5
+SMALL: Final = 1.0
 """Jobs that run are left alone when what is left of them costs less than this share of a mean bill: all of those hold
 few per cent of the money, and there are many."""
 URGENT: Final = 1e9
@@ -337,8 +337,10 @@ class _Offered:
         return Hours(edges_s=self.edges_s, price=price * devices, room=room, speed=speed), names
 
     def _room(self, job: Held, name: str) -> Bools:
-        """Slots from which on the devices are free for what is left of the user's limit."""
-        slots = max(math.ceil((job.limit_s - job.ran_s) / job.speed[name] / S_PER_HOUR), 1)
+        """Slots from which on the devices are free for as long as the job is expected to last. Now the pool is asked;
+        for later the user's limit would say too little, since others end before theirs, too."""
+        left_s = float(job.lives.left_s(np.array([job.age_s(self.now_s)]))[0])
+        slots = max(math.ceil(left_s / job.speed[name] / S_PER_HOUR), 1)
         busy = np.concatenate((self._free(name) < job.request.devices, np.zeros(slots, dtype=np.bool_)))
         blocked = np.concatenate(([0], np.cumsum(busy)))
         room: Bools = (blocked[slots : slots + AHEAD_SLOTS] - blocked[:AHEAD_SLOTS]) == 0

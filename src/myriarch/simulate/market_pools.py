@@ -91,10 +91,7 @@ class Pool:
 
     def ahead(self, *, now_s: float, without: frozenset[JobId]) -> Profile:
         """Devices that are free from now on, by estimates: all who wait get their places in turn, but for some."""
-        profile = Profile(self.devices, origin_s=now_s)
-        for devices, until_s in self.running.values():
-            if until_s > now_s:
-                profile.take(now_s, until_s, devices)
+        profile = Profile.holding(self.devices, self.running.values(), origin_s=now_s)
         for job in self.waiting.values():
             if job.id not in without:
                 start_s = profile.earliest(job.devices, job.estimate_s, after_s=now_s)

@@ -31,7 +31,8 @@ import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
-from myriarch.schedule.boosted import Floats, Forest, Growth, grown
+from myriarch.schedule.boosted import Floats, Forest
+from myriarch.schedule.boosted_learner import Growth, grown
 from myriarch.schedule.durations_history import History, Row
 from myriarch.schedule.job import Job, JobId
 
@@ -58,8 +59,8 @@ LEAST_SPREAD: Final = 0.02
 REFRESH_JOBS: Final = 50
 """After so many ends the quantiles of the shape are worked out anew."""
 
-_MIDDLE: Final = Growth(loss="quantile", quantile=0.5, trees=50, leaves=16, depth=6)
-_UPPER: Final = Growth(loss="quantile", quantile=UPPER, trees=50, leaves=16, depth=6)
+_MIDDLE: Final = Growth(quantile=0.5, trees=50, leaves=16, depth=6)
+_UPPER: Final = Growth(quantile=UPPER, trees=50, leaves=16, depth=6)
 
 
 class Forecast(Value, frozen=True, kw_only=True):
@@ -151,12 +152,6 @@ class Durations:
     def forecast(self, job: Job, *, now_s: float) -> Forecast:
         """What its submission made one expect; a job that was not submitted is, by that."""
         return self.submitted(job, now_s=now_s)
-
-    def runs_s(self, job: Job, *, now_s: float) -> Floats:
-        """The same as equally likely run times, ascending: its whole distribution, at `LEVELS`."""
-        self.submitted(job, now_s=now_s)
-        found: Floats = np.exp(self._pending[job.id].log_run_s)
-        return found
 
     def likely(self, job: Job, *, now_s: float) -> Floats:
         """A hundred equally likely run times in seconds, ascending, by what its submission made one expect. Their mean

@@ -35,7 +35,8 @@ import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
-from myriarch.schedule.boosted import Floats, Forest, Growth, grown
+from myriarch.schedule.boosted import Floats, Forest
+from myriarch.schedule.boosted_learner import Growth, grown
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.waits_calibration import Tracker
 from myriarch.schedule.waits_drain import Drain
@@ -61,9 +62,10 @@ Lublin's under EASY."""
 LOST_JOBS: Final = 1_000
 """How long opinions are compared: over the last so many jobs, about."""
 LEAST_SCALE: Final = 0.1
-"""Offsets move in proportion to how far P90 is above P50, in logarithms, within these bounds and 1."""
+"""Offsets move in proportion to how far P90 is above P50, in logarithms, within these bounds and 1; without a bound
+above, errors that offsets made would make larger ones."""
 
-_GROWTHS: Final = tuple(Growth(loss="quantile", quantile=level, trees=40, leaves=16, depth=6) for level in LEVELS)
+_GROWTHS: Final = tuple(Growth(quantile=level, trees=40, leaves=16, depth=6) for level in LEVELS)
 
 
 class WaitForecast(Value, frozen=True, kw_only=True):
@@ -107,9 +109,10 @@ class _Claim:
 class _Opinion:
     """One way to forecast: its offsets, and what it has lost of late."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool) -> None:
+        """`shared`: whether those who wait together err together."""
         self.trackers = tuple(
-            (Tracker(level=level, floor=0.0), Tracker(level=level, floor=-math.inf)) for level in LEVELS
+            (Tracker(level=level, floor=0.0), Tracker(level=level, floor=-math.inf, shared=shared)) for level in LEVELS
         )
         """By level: of jobs that should start at once, and of the others."""
         self.lost = 0.0
@@ -190,7 +193,7 @@ class Waits:
         self._log_waits: deque[float] = deque(maxlen=window_jobs)
         self._due: list[tuple[float, int, int, int, JobId]] = []
         """A heap: when a claim's time is up, number of the submission, which opinion, which level, whose."""
-        self._trees, self._in_order = _Opinion(), _Opinion()
+        self._trees, self._in_order = _Opinion(shared=False), _Opinion(shared=True)
         self._forests: tuple[Forest, ...] = ()
         self._number = 0
         self._started = 0

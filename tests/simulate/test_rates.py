@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from myriarch.cost.failures import per_node_day
+from myriarch.cost.spares import LANL_MEAN_S, LANL_MEDIAN_S
 from myriarch.errors import SpecError
 from myriarch.schedule.layout import PoolLayout
 from myriarch.simulate.breakdowns import Breakdown
 from myriarch.simulate.rates import (
     FAIL_SLOW,
     HARDWARE,
-    LANL_MEAN_S,
-    LANL_MEDIAN_S,
     LANL_SHAPE,
     SUPERBENCH_REPAIR,
     SWITCH,

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 import numpy as np
 
 from myriarch.cost.failures import DEFAULT_PER_NODE_DAY
-from myriarch.cost.spares import DEFAULT_REPAIR_S, DEFAULT_REPAIR_SHARE
+from myriarch.cost.spares import DEFAULT_REPAIR_S, DEFAULT_REPAIR_SHARE, mean_repair_s
 from myriarch.errors import SpecError
 from myriarch.schedule.capped import Capped, Watts
 from myriarch.schedule.defragmentation import Defragmenting
@@ -30,7 +30,6 @@ from myriarch.schedule.preference import CheapestRight, Offer
 from myriarch.schedule.scheduler import Scheduler
 from myriarch.schedule.sparing import Changing, Sparing
 from myriarch.schedule.speed import Speeds
-from myriarch.simulate.rates import LANL_MEAN_S, LANL_MEDIAN_S
 from myriarch.simulate.scenario import FaultModel, Grid, Policy
 from myriarch.simulate.scenario_faults import rates_of
 from myriarch.simulate.scenario_options import Defragment, Lend, PowerLimit, SparesByRisk
@@ -262,8 +261,7 @@ def _known_risk(pool: Pool, faults: FaultModel | None) -> tuple[float, float]:
     if faults is None or faults.log or faults.listed:
         if pool.failures is None:
             return DEFAULT_PER_NODE_DAY * DEFAULT_REPAIR_SHARE, DEFAULT_REPAIR_S
-        median_s = pool.failures.repair_s  # a pool's is the median
-        return pool.failures.per_node_day * DEFAULT_REPAIR_SHARE, median_s * LANL_MEAN_S / LANL_MEDIAN_S
+        return pool.failures.per_node_day * DEFAULT_REPAIR_SHARE, float(mean_repair_s(pool.failures.repair_s))
     away = [cause for cause in rates_of(faults, pool).causes if cause.course == "repair" and cause.scope == "node"]
     rate = sum(cause.per_place_day for cause in away)
     if not rate:

@@ -52,10 +52,11 @@ import numpy as np
 from broker_bound import bound, left_by_owners
 from myriarch.schedule.broker_hours import Lifetimes, Stops
 from myriarch.schedule.broker_market import Market, Offer, Request, Voucher, Window
-from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send, slowness_per_s
+from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send
 from myriarch.schedule.broker_shifting import Shifting, Stop, View
 from myriarch.schedule.calendar import Floats, instant_text
 from myriarch.schedule.durations import Durations
+from myriarch.schedule.durations_slowness import BOUND_S, Slowness, slowness_per_s
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.market_draw import spot_hours, tariff_hours
 from myriarch.simulate.market_energy import Held, Plant, Watts, spent, watts_of
@@ -69,7 +70,6 @@ from myriarch.spec.catalogue import lookup
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 WEEK_S: Final = 7 * DAY_S
-BOUND_S: Final = 10.0
 OPENS_S: Final = 1_796_054_400.0
 """2026-12-01T00:00+08:00, instant 0 of every run."""
 OFFSET_S: Final = 28_800.0
@@ -319,30 +319,16 @@ class Forecast(NamedTuple):
 
 @dataclasses.dataclass
 class Learnt:
-    """A learner, and how its slownesses came out: forecasts of a long run are wrong now and then, and a job that dies
-    in its first minute after a night of waiting rules every mean. So a forecast slowness stands for what jobs with
-    about the same one really had."""
+    """The learners of one source."""
 
     durations: Durations
-    foreseen: list[float] = dataclasses.field(default_factory=list)
-    real: list[float] = dataclasses.field(default_factory=list)
-    _edges: Floats | None = None
-    _means: Floats | None = None
+    slowness: Slowness = dataclasses.field(default_factory=Slowness)
 
-    def slowness(self, job: Job, *, now_s: float) -> tuple[float, float]:
+    def forecast(self, job: Job, *, now_s: float) -> tuple[float, float]:
         """Expected run time, and by how much a second of waiting slows the job down: as forecast."""
         forecast = self.durations.submitted(job, now_s=now_s)
         p50_s = max(forecast.p50_s, 1.0)
         return max(forecast.mean_s, 1.0), slowness_per_s(p50_s, max(forecast.p90_s, p50_s))
-
-    def calibrated(self, foreseen: float) -> float:
-        """As it came out, in tenths of the past jobs by what had been foreseen; of few jobs, fewer parts."""
-        if self._edges is None or self._means is None:
-            order = np.argsort(self.foreseen, kind="stable")
-            parts = np.array_split(order, max(min(10, len(order) // 50), 1))
-            self._means = np.array([np.array(self.real)[part].mean() for part in parts])
-            self._edges = np.array([np.array(self.foreseen)[part[0]] for part in parts[1:]])
-        return float(self._means[np.searchsorted(self._edges, foreseen, side="right")])
 
 
 class Forecasts:
@@ -358,9 +344,9 @@ class Forecasts:
         if key not in self._learners:
             self._learners[key] = self._learnt(*key)
         learnt = self._learners[key]
-        expected_s, slowness = learnt.slowness(known.history, now_s=known.history.submit_s)
+        expected_s, slowness = learnt.forecast(known.history, now_s=known.history.submit_s)
         runs_s = learnt.durations.likely(known.history, now_s=known.history.submit_s)
-        return Forecast(expected_s, learnt.calibrated(slowness), runs_s)
+        return Forecast(expected_s, learnt.slowness.calibrated(slowness), runs_s)
 
     def _learnt(self, source: str, week: int) -> Learnt:
         """Submissions and ends in the order in which they happened; what had not ended is not known."""
@@ -384,11 +370,10 @@ class Forecasts:
             if at_s >= WARM_S:
                 break
             if kind == 0:
-                foreseen[past.id] = learnt.slowness(past, now_s=at_s)[1]
+                foreseen[past.id] = learnt.forecast(past, now_s=at_s)[1]
             else:
                 learnt.durations.ended(past, run_s, now_s=at_s)
-                learnt.foreseen.append(foreseen.pop(past.id))
-                learnt.real.append(1.0 / max(run_s, BOUND_S))
+                learnt.slowness.ended(foreseen.pop(past.id), run_s)
         return learnt
 
 

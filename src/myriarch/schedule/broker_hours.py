@@ -25,11 +25,10 @@ import numpy.typing as npt
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
 from myriarch.schedule.calendar import Floats
+from myriarch.schedule.durations_slowness import BOUND_S
 
 Bools = npt.NDArray[np.bool_]
 
-BOUND_S: Final = 10.0
-"""Run times below count as so much in a slowdown: the bounded slowdown of Feitelson et al. (JSSPP'97)."""
 TAIL_LEVELS: Final = (np.arange(20) + 0.5) / 20
 """The last of the quantiles is drawn out to a tail of so many."""
 

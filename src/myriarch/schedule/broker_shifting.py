@@ -26,6 +26,7 @@ from myriarch.schedule.broker_market import Market, Request
 from myriarch.schedule.broker_menu import Pricing
 from myriarch.schedule.broker_rolling import MOVE_GAIN, Recall, Send
 from myriarch.schedule.calendar import S_PER_HOUR, Floats
+from myriarch.schedule.durations_slowness import BOUND_S
 
 AHEAD_SLOTS: Final = 36
 """Hours that are planned: prices of the first 24 are known, and taken to repeat."""
@@ -175,7 +176,7 @@ class Shifting:
     def ended(self, name: str, *, ran_s: float, now_s: float) -> None:
         """It is over, after so much work: now it is known what its waits cost."""
         job = self.jobs.pop(name)
-        self.dial.waited(job.waited_s / max(ran_s, 10.0) - job.counted)
+        self.dial.waited(job.waited_s / max(ran_s, BOUND_S) - job.counted)
 
     def check(self) -> None:
         """Assert the invariants."""

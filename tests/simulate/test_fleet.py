@@ -111,9 +111,13 @@ def layout(group: int, nodes: list[str], *, devices: int = 1) -> GroupLayout:
     lost=st.lists(st.integers(0, 11), unique=True, max_size=10),
     twins=st.booleans(),
     copies=st.integers(1, 2),
+    joins=st.booleans(),
 )
-def test_what_is_seen_at_a_glance_is_what_the_planner_finds(lost: list[int], twins: bool, copies: int) -> None:
-    """Counting nodes gives the tier that `plan_restore` gives with every worker listed."""
+def test_what_is_seen_at_a_glance_is_what_the_planner_finds(
+    lost: list[int], twins: bool, copies: int, joins: bool
+) -> None:
+    """Counting nodes gives the tier that `plan_restore` gives with every worker listed. `joins`: the last group was
+    away when all was saved."""
     sizes = [4, 4, 4] if twins else [3, 4, 5]
     starts = [sum(sizes[:index]) for index in range(3)]
     layouts = [
@@ -125,7 +129,7 @@ def test_what_is_seen_at_a_glance_is_what_the_planner_finds(lost: list[int], twi
     for listed in (False, True):
         saved = Saved(copies=copies, keep=2, racks=racks, workers=10**6)
         saved.store(Step(10))
-        saved.commit(Step(20), {one.group: one for one in layouts}, copies=None)
+        saved.commit(Step(20), {one.group: one for one in layouts[: 2 if joins else 3]}, copies=None)
         seats = {node: (one.group, place) for one in layouts for place, node in enumerate(one.nodes)}
         for index in lost:
             node = NodeId(f"a-{index}")
@@ -142,7 +146,7 @@ def test_what_is_seen_at_a_glance_is_what_the_planner_finds(lost: list[int], twi
         plan, remote = saved.plan(now, incarnation=Incarnation(2))
         tiers.append(plan.tier)
         steps.append(plan.step)
-        assert remote == (bool(lost) and plan.tier == "memory")
+        assert remote == ((bool(lost) or joins) and plan.tier == "memory")
     assert tiers[0] == tiers[1]
     assert steps[0] == steps[1] == (20 if tiers[0] == "memory" else 10)
 

@@ -197,6 +197,9 @@ def test_no_job_is_of_more_devices_than_are_counted() -> None:
         ("workload: {generator: {name: lublin, jobs: 1e18}}", "generator.jobs.*at most 10000000"),
         ("policy: {name: gavel, round_s: 1e-9}", "policy.round_s.*at least 1"),
         ("tuning: {week_s: 1e-9}", "tuning.week_s.*at least 60"),
+        ("power: {price_per_kwh: [1, 1e300]}", r"price_per_kwh\[1\].*at least -1000000 and at most 1000000"),
+        ("policy: {spares: {review_s: 1}}", "policy.spares.review_s.*at least 60"),
+        ("policy: {lending: {services: [], step_s: 1}}", "policy.lending.step_s.*at least 60"),
     ],
 )
 def test_numbers_that_would_take_for_ever_are_out_of_range(text: str, told: str) -> None:

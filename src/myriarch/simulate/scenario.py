@@ -33,6 +33,7 @@ PolicyName = Literal[
 """`simulate.scenario_policy` says what each is."""
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Price = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Seconds = Annotated[float, Meta(ge=1)]
 """Between two looks at the same: with less, time hardly passes."""
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
@@ -292,7 +293,7 @@ class FaultModel(Spec, frozen=True, kw_only=True):
 class Grid(Spec, frozen=True, kw_only=True):
     """Energy by the hour. What is said here goes before the fleet's sites."""
 
-    price_per_kwh: float | tuple[float, ...] | None = None
+    price_per_kwh: Price | tuple[Price, ...] | None = None
     """One price, or one for each hour from the beginning of the scenario; when they are over they begin anew, so 24
     are a day's and 168 a week's. An hour may have a negative price."""
     hours: str = ""

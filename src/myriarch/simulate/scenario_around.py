@@ -107,8 +107,11 @@ def preference(policy: Policy, fleet: Fleet) -> CheapestRight | None:
 def _moving(scheduler: Scheduler, policy: Policy, option: str) -> Moving:
     if isinstance(scheduler, Moving):
         return scheduler
-    hint = "leave out `workload.scaling`, or take a ranked policy" if policy.name == "myriarch" else "take `easy`"
-    raise SpecError(f"`{policy.name}` cannot move jobs for `{option}`", path=f"policy.{option}", hint=hint)
+    raise SpecError(f"`{policy.name}` cannot move jobs for `{option}`", path=f"policy.{option}", hint=_instead(policy))
+
+
+def _instead(policy: Policy) -> str:
+    return "leave out `workload.scaling`, or take a ranked policy" if policy.name == "myriarch" else "take `easy`"
 
 
 def _chip(pool: Pool) -> Chip:
@@ -234,7 +237,7 @@ def _spans(prices: Iterable[float], caps_w: Iterable[float]) -> tuple[Hour, ...]
 
 def _sparing(scheduler: Scheduler, policy: Policy, said: SparesByRisk, told: Surroundings) -> Sparing:
     if not isinstance(scheduler, Changing):
-        raise SpecError(f"`{policy.name}` is not told of spares", path="policy.spares", hint="take `easy`")
+        raise SpecError(f"`{policy.name}` is not told of spares", path="policy.spares", hint=_instead(policy))
     lends = set() if policy.lending is None else {one.pool for one in policy.lending.services}
     pools = [pool for pool in told.fleet.pools if pool.name not in lends]
     risks = {pool.name: _risk(said, pool, told.faults) for pool in pools}

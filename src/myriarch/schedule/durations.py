@@ -154,18 +154,23 @@ class Durations:
         return self.submitted(job, now_s=now_s)
 
     def likely(self, job: Job, *, now_s: float) -> Floats:
-        """A hundred equally likely run times in seconds, ascending, by what its submission made one expect. Their mean
-        is the forecast's: what lies beyond the 90th percentile, which is known least, is stretched to that; where all
-        up to there is more already, everything shrinks."""
+        """A hundred equally likely run times in seconds, ascending, by what its submission made one expect: none longer
+        than the user's estimate, and their mean is the forecast's. Where it is more than theirs, it lies in the tail,
+        which is known least: what is beyond the median is stretched, or moved towards the estimate, and if that does
+        not suffice all of it is."""
         self.submitted(job, now_s=now_s)
         pending = self._pending[job.id]
-        run_s = np.exp(pending.log_run_s)
-        least_s, mean_s = _mean(run_s), pending.forecast.mean_s
-        if mean_s <= least_s:
-            return np.minimum(run_s, _at(run_s, UPPER)) * (mean_s / least_s)
-        beyond_s = np.maximum(run_s - _at(run_s, UPPER), 0.0)
-        more_s = float(beyond_s.mean())
-        return run_s - beyond_s + (beyond_s * (mean_s - least_s) / more_s if more_s else 0.0)
+        bound_s = job.estimate_s if self._estimates else math.inf
+        run_s = np.minimum(np.exp(pending.log_run_s), bound_s)
+        missing_s = min(pending.forecast.mean_s, bound_s) - float(run_s.mean())
+        if missing_s <= 0:
+            return run_s * (1.0 + missing_s / float(run_s.mean()))
+        room_s = bound_s - run_s if self._estimates else np.maximum(run_s - _at(run_s, 0.5), 0.0)
+        upper_s = np.where(LEVELS > 0.5, room_s, 0.0)
+        if missing_s > float(upper_s.mean()) and self._estimates:
+            upper_s = room_s
+        most_s = float(upper_s.mean())
+        return run_s + upper_s * (missing_s / most_s) if most_s else run_s
 
     def remaining(self, job: Job, *, age_s: float, now_s: float) -> Forecast:
         """What is left of it when it has run for `age_s`: the part of its distribution that lies beyond.

@@ -15,8 +15,8 @@ STEP: Final = 0.05
 """In logarithms of seconds: some 28 P50s exceeded, one after the other, double the next one."""
 OPEN: Final = 40
 """Where more forecasts than these have not come out yet, the step is smaller in proportion: all of them would push the
-same way before the first effect is seen. Of 0.02 to 0.2 and 20 to 100, steps of 0.05 with 20 and 40 lost least sharpness
-on Mira, SDSC and Lublin; the larger bound weighs the jobs of a burst more like all others."""
+same way before the first effect is seen. Of 0.02 to 0.2 and 20 to 100, steps of 0.05 with 20 and 40 lost least
+sharpness on Mira, SDSC and Lublin; the larger bound weighs the jobs of a burst more like all others."""
 
 SHARED_STEP: Final = 0.2
 """Of a whole generation of open forecasts, where they share their errors: one that is exceeded as a whole raises the

@@ -45,6 +45,7 @@ class _Held:
     """A job that waits or runs."""
 
     devices: int
+    estimate_s: float
     run_s: Floats
     """Equally likely run times, ascending."""
     places: Floats
@@ -105,7 +106,7 @@ class Drain:
         """It waits behind the others."""
         places = (self._random.permutation(WORLDS) + self._random.random(WORLDS)) / WORLDS
         drawn = run_s[(places * len(run_s)).astype(np.intp)]
-        held = _Held(job.devices, run_s, places, (drawn * self._factors).tolist())
+        held = _Held(job.devices, job.estimate_s, run_s, places, (drawn * self._factors).tolist())
         self._waiting[job.id] = held
         for world, each_s in zip(self._worlds, held.drawn_s, strict=False):
             world.add(job.devices, each_s)
@@ -160,8 +161,10 @@ class Drain:
 
 
 def _left(held: _Held, age_s: float) -> Floats:
-    """By world: how much longer it runs. Beyond all that was forecast, P(T > t) ~ 1/t, as in `Durations.remaining`."""
+    """By world: how much longer it runs. Beyond all that was forecast, P(T > t) ~ 1/t, as in `Durations.remaining`,
+    and until its estimate is over it ends by that."""
     longer = held.run_s[np.searchsorted(held.run_s, age_s, side="right") :]
     if len(longer):
         return longer[(held.places * len(longer)).astype(np.intp)] - age_s
-    return max(age_s, 1.0) * held.places / (1.0 - held.places)
+    left_s = max(age_s, 1.0) * held.places / (1.0 - held.places)
+    return np.minimum(left_s, held.estimate_s - age_s) if age_s < held.estimate_s else left_s

@@ -48,10 +48,10 @@ LLAMA_DEVICES: Final = 16_384
 LLAMA_STORE_BYTES_PER_S: Final = 2e12 / LLAMA_DEVICES
 """2 TB/s sustained (The Llama 3 Herd of Models, section 3.3.1)."""
 SIZES: Final = (1_024, 8_192, 32_768, 65_536, 98_304, 131_072)
-FAILURES: Final = {"control": 1_000, "whole job": 20_000}
+FAILURES: Final = {"control": 1_000, "whole job": 5_000}
 """So many for each size. The formula takes those that were drawn, so that what differs is no luck of theirs. A whole
 job of 131,072 gets as far as a save once in a dozen failures, and only saves count: 1,000 failures leave a standard
-error of half a point."""
+error of more than half a point."""
 
 Case = tuple[ResolvedRun, FleetTerms]
 

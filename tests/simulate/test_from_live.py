@@ -232,7 +232,7 @@ def test_a_node_that_is_replaced_comes_back(make: Make, timing: Timing) -> None:
 
 
 def test_long_runs_end_when_their_pace_says(make: Make, timing: Timing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("myriarch.simulate.from_live.WINDOW_STEPS", 18)
+    monkeypatch.setattr("myriarch.simulate.from_live_course.WINDOW_STEPS", 18)
     resolved = make(checkpoint=Checkpoint(memory_every_steps=3, disk_every_steps=30), steps=120)
     records = stopped_at(simulate(resolved, timing=timing).records, 10)
     longer = msgspec.structs.replace(resolved, run=msgspec.structs.replace(resolved.run, steps=100_000))

@@ -200,7 +200,7 @@ class Policy(Spec, frozen=True, kw_only=True):
     objective: Literal["max-min", "makespan", "finish-time", "cheapest"] | None = None
     """What Gavel's program maximises."""
     solver: Literal["marginal", "program"] | None = None
-    """Of elastic resizing: by marginal speed-up (Pollux' way), or Sia's integer program."""
+    """Of elastic resizing: one or two jobs at a time (fast), or Sia's integer program."""
     round_s: Seconds | None = None
     """Between two decisions of `gavel` and `elastic`."""
     # Around any policy that can be told of it (`simulate.scenario_around`).

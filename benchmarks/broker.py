@@ -100,7 +100,7 @@ PAUSE: Final = Pause(save_s=60.0, load_s=300.0, move_s=1800.0)
 carries 2.2 TB, 35 GB from each of 64 devices. The line has no price by the byte."""
 PROMISE: Final = 0.05
 """Of mean slowdown that waiting for prices may add: the issue's 5 %, of a slowdown of 1."""
-WEEKS: Final = (9, 10, 8)
+WEEKS: Final = (9, 10, 8, 11, 12)
 """Of the traces: what the broker's jobs are of, by seed; later than those of the pools' own jobs (2 to 7)."""
 
 

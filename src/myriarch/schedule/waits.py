@@ -62,8 +62,8 @@ Lublin's under EASY."""
 LOST_JOBS: Final = 1_000
 """How long opinions are compared: over the last so many jobs, about."""
 LEAST_SCALE: Final = 0.1
-"""Offsets move in proportion to how far P90 is above P50, in logarithms, within these bounds and 1; without a bound
-above, errors that offsets made would make larger ones."""
+"""Offsets are in units of how far P90 is above P50, in logarithms, within this and 1: what was learnt where much was
+unknown moves sharp forecasts less."""
 
 _GROWTHS: Final = tuple(Growth(quantile=level, trees=40, leaves=16, depth=6) for level in LEVELS)
 
@@ -87,7 +87,6 @@ class _Claim:
 
     level: float
     tracker: Tracker
-    scale: float
     log_wait: float
     """What was said."""
     limit_s: float
@@ -98,7 +97,7 @@ class _Claim:
         """Only the first time counts."""
         if not self.judged:
             self.judged = True
-            self.tracker.came_out(exceeded=exceeded, scale=self.scale)
+            self.tracker.came_out(exceeded=exceeded)
 
     def loss(self, log_wait: float) -> float:
         """Of a quantile."""
@@ -125,10 +124,11 @@ class _Opinion:
         for level, log_wait, (once, later) in zip(LEVELS, logs, self.trackers, strict=True):
             waits = log_wait > math.log1p(AT_ONCE_S)
             tracker = later if waits else once
-            said = min(max(log_wait + tracker.offset, 0.0), math.log(LONGEST_S))
+            said = log_wait + tracker.offset * (scale if waits else 1.0)
+            said = min(max(said, 0.0), math.log(LONGEST_S))
             said = max(said if said > math.log1p(AT_ONCE_S) else 0.0, found[-1].log_wait if found else 0.0)
             limit_s = max(math.expm1(said), AT_ONCE_S)
-            found.append(_Claim(level, tracker, scale if waits else 1.0, said, limit_s))
+            found.append(_Claim(level, tracker, said, limit_s))
         return tuple(found)
 
     def came_out(self, claims: Sequence[_Claim], log_wait: float) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 STEP: Final = 0.05
-"""In logarithms of seconds: some 28 P50s exceeded, one after the other, double the next one."""
+"""In units of the forecast, logarithms of seconds at most: some 28 P50s exceeded, one after the other, double the next one."""
 OPEN: Final = 40
 """Where more forecasts than these have not come out yet, the step is smaller in proportion: all of them would push the
 same way before the first effect is seen. Of 0.02 to 0.2 and 20 to 100, steps of 0.05 with 20 and 40 lost least
@@ -40,12 +40,10 @@ class Tracker:
         """A forecast was made."""
         self.open += 1
 
-    def came_out(self, *, exceeded: bool, scale: float = 1.0) -> None:
-        """What it was of is known to be more, or not. `scale`: how far apart the forecast's own quantiles were, to
-        which its error is likely to be in proportion."""
+    def came_out(self, *, exceeded: bool) -> None:
+        """What it was of is known to be more, or not."""
         self.open -= 1
-        alone = SHARED_STEP / max(1, self.open) if self._shared else STEP / max(1.0, self.open / OPEN)
-        step = scale * alone
+        step = SHARED_STEP / max(1, self.open) if self._shared else STEP / max(1.0, self.open / OPEN)
         self.offset += step * (self._level - (0.0 if exceeded else 1.0))
         self.offset = max(self.offset, self._floor)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from typing import Final
 
 from myriarch.event.base import Value
 from myriarch.event.ids import GroupId, NodeId, PoolId, Rank
 from myriarch.spec.run import Mesh
+
+NODES_REMEMBERED: Final = 32_768
+"""Names whose order is remembered: twice the nodes of a job of 131,072 devices."""
 
 ShardKey = tuple[GroupId, Rank]
 """Whose part of a snapshot. It names a worker, too."""
@@ -53,6 +58,7 @@ def nodes_needed(devices: int, *, devices_per_node: int) -> int:
     return -(-devices // devices_per_node)
 
 
+@functools.lru_cache(maxsize=NODES_REMEMBERED)
 def node_order(node: NodeId) -> tuple[str, int, str]:
     """Sort key that puts `fast-2` before `fast-10`: the name's stem, its number, the whole name."""
     stem, _, number = node.rpartition("-")

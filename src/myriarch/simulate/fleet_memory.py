@@ -71,7 +71,7 @@ class Commit:
     def remote_for(self, layouts: Sequence[GroupLayout]) -> bool:
         """Whether anybody of these groups has to fetch shards: not all of them are as they were saved."""
         changed = {group for group, _ in self.lost}
-        return bool(self._changed(layouts)) or any(layout.group in changed for layout in layouts)
+        return any(layout.group in changed for layout in layouts) or bool(self._changed(layouts))
 
     def _changed(self, layouts: Sequence[GroupLayout]) -> list[GroupLayout]:
         """Groups that were not saved, or had another mesh."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 STEP: Final = 0.05
-"""In units of the forecast, logarithms of seconds at most: some 28 P50s exceeded, one after the other, double the next one."""
+"""In logarithms of seconds, or of a sharp forecast's own spread: some 28 P50s exceeded, one after the other, double the
+next one."""
 OPEN: Final = 40
 """Where more forecasts than these have not come out yet, the step is smaller in proportion: all of them would push the
 same way before the first effect is seen. Of 0.02 to 0.2 and 20 to 100, steps of 0.05 with 20 and 40 lost least

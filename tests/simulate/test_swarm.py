@@ -64,6 +64,7 @@ def test_swarm(
         ),
         recovery=Recovery(
             missing_group=draw(st.sampled_from(["wait", "degrade"])),
+            healthy_groups=draw(st.sampled_from(["wait", "go_on"])),
             wait_limit_s=draw(st.sampled_from([0.0, 0.5, 3.0])),
             heartbeat_timeout_s=draw(st.sampled_from([0.5, 2.0])),
             start_timeout_s=10.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -49,8 +50,33 @@ def test_every_alternative_of_one_job_has_its_price(capsys: pytest.CaptureFixtur
 def test_chinese_labels(capsys: pytest.CaptureFixture[str]) -> None:
     assert match(JOBS, MARKET, lang="zh", method="greedy") == 3
     said = capsys.readouterr().out
-    for word in ("算力撮合", "算力池", "先到先配", "未分到", "比价"):
+    for word in (
+        "算力撮合",
+        "算力池",
+        "先到先配",
+        "未分到",
+        "比价",
+        "最接近的是 cloud：同时空闲的卡不足：需要 512，只有 256",
+    ):
         assert word in said
+
+
+def test_chinese_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    assert match(JOBS, MARKET, lang="zh", job="pretrain", method="arrival") == 0
+    said = capsys.readouterr().out
+    assert "算力券 guizhou-2026 抵" in said
+    assert "次优 wind，多付 +" in said
+    assert "campus: 同时空闲的卡不足：需要 64，只有 24" in said
+
+
+def test_a_terminal_without_chinese_letters_gets_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", said := io.StringIO())
+    match(JOBS, MARKET, lang="zh", method="arrival")
+    out.seek(0)
+    assert out.read().startswith("Match: 6 jobs on 4 pools")
+    assert "ascii has no Chinese letters" in said.getvalue()
 
 
 def test_json_is_of_the_published_schema(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +126,15 @@ def test_contradictions_name_both_files(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(market))
     with pytest.raises(SpecError, match=r"market\.yaml.*USD and CNY have no sum"):
         match(JOBS, str(path))
+
+
+def test_a_place_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.yaml"
+    job = {"name": "a", "devices": 1, "device_hours": {"campus": 1}, "earliest_s": 20, "deadline_s": 10}
+    path.write_text(yaml.safe_dump({"jobs": [job]}))
+    with pytest.raises(SpecError) as raised:
+        match(str(path), MARKET)
+    assert raised.value.message.count("deadline_s") == 1
 
 
 def test_as_a_command(myriarch: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from myriarch.cli.console import Output
 from myriarch.cli.files import read_document_text
+from myriarch.cli.match_reasons import miss, reason
 from myriarch.cli.match_words import term
 from myriarch.cli.report_words import Language, choose_language
 from myriarch.errors import EXIT_DEGRADED, EXIT_OK, SpecError, UsageError
@@ -70,15 +71,27 @@ def match(
         with _solver_talks_on_stderr():
             matching = solve(wanted, where, method=METHODS[method], time_limit_s=seconds, now_s=time.monotonic)
     except SpecError as error:
-        raise SpecError(error.message, source=f"{jobs}, {market}", path=error.path, hint=error.hint) from None
+        said = error.message.removeprefix(f"{error.path}: ")  # it will be put in front again
+        raise SpecError(said, source=f"{jobs}, {market}", path=error.path, hint=error.hint) from None
     shown = matching if not job else _only(matching, job)
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     elif job:
-        show_job(shown, where, language=choose_language(lang))
+        show_job(shown, where, language=_language(lang))
     else:
-        show(matching, where, language=choose_language(lang))
+        show(matching, where, language=_language(lang))
     return EXIT_DEGRADED if shown.unplaced else EXIT_OK
+
+
+def _language(wanted: str) -> Language:
+    """What was chosen, where standard output has its letters: a row of question marks is of no use to anybody."""
+    language = choose_language(wanted)
+    try:
+        term("title", language).encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        print(f"{sys.stdout.encoding} has no Chinese letters; set PYTHONIOENCODING=utf-8", file=sys.stderr)
+        return "en"
+    return language
 
 
 @contextlib.contextmanager
@@ -180,10 +193,14 @@ def _why_not(matching: Matching, language: Language) -> Iterator[str]:
     """Of jobs that got nothing, and of those whose next best pool has no price at the moment."""
     for decision in matching.decisions:
         if decision.award is None:
-            yield f"{decision.job}: {term('nothing', language)}; {decision.reason}"
+            yield f"{decision.job}: {term('nothing', language)}; {_reason(decision, matching, language)}"
         elif (following := _next(decision, decision.award)) is not None and following.extra is None:
-            texts = "; ".join(miss.text for miss in following.misses)
+            texts = "; ".join(miss(each, language=language) for each in following.misses)
             yield f"{decision.job}, {term('not_next', language)}: {following.offer}: {texts}"
+
+
+def _reason(decision: Decision, matching: Matching, language: Language) -> str:
+    return reason(decision, currency=matching.currency, language=language)
 
 
 def _shadows(console: Console, matching: Matching, market: Market, language: Language) -> None:
@@ -205,7 +222,7 @@ def _shadows(console: Console, matching: Matching, market: Market, language: Lan
         table.add_row(price.offer, start, end, f"{price.per_device_hour:,.3f}")
     console.print(table)
     if len(dearest) > len(kept):
-        console.print(f"... {len(dearest) - len(kept)} more: --json", style="dim")
+        console.print(f"... {len(dearest) - len(kept)} {term('more_rows', language)}: --json", style="dim")
     console.print()
 
 
@@ -219,7 +236,7 @@ def show_job(matching: Matching, market: Market, *, language: Language = "en", c
     award = decision.award
     got = term("nothing", language) if award is None else f"{award.parts[0].offer}, {_span(award, market)}"
     console.print(f"{decision.job}: {got}", style="bold")
-    console.print(f"{term('reason', language)}: {decision.reason}", soft_wrap=True)
+    console.print(f"{term('reason', language)}: {_reason(decision, matching, language)}", soft_wrap=True)
     table = Table(box=None, padding=(0, 1))
     table.add_column(term("pool", language))
     table.add_column("")
@@ -230,8 +247,8 @@ def show_job(matching: Matching, market: Market, *, language: Language = "en", c
         table.add_row(*cells)
     console.print(table)
     for quote in decision.quotes:
-        for miss in quote.misses:
-            console.print(f"{quote.offer}: {miss.text}", soft_wrap=True)
+        for lacking in quote.misses:
+            console.print(f"{quote.offer}: {miss(lacking, language=language)}", soft_wrap=True)
     console.print(term("means", language), style="dim", soft_wrap=True)
 
 

@@ -1,0 +1,83 @@
+"""What follows from what happened to a simulated fleet, as `control.advancing` and `control.recovering` have it."""
+
+from __future__ import annotations
+
+import math
+
+from myriarch.control.judging import FORMING, judge, wait_until_s
+from myriarch.recover.incident import diagnose
+from myriarch.simulate.fleet_assigning import assign_groups, grown_groups, splits
+from myriarch.simulate.fleet_live import go_on, start_missing
+from myriarch.simulate.fleet_state import State
+from myriarch.simulate.fleet_together import form, stop_after_step
+from myriarch.simulate.fleet_work import close, halt
+from myriarch.units import NS_PER_S
+
+
+def advance(state: State) -> None:
+    """After every happening that may change what is to be done."""
+    if state.trouble.incident is not None:
+        resolve(state)
+        return
+    live = state.terms.live
+    if live:
+        start_missing(state)
+    if (
+        state.trouble.leaving
+        or state.crew.prepared
+        or (state.work.stride is not None and not live and _why_stop(state))
+    ):
+        stop_after_step(state)
+
+
+def resolve(state: State) -> None:
+    """Answer the open incident, as `control.recovering.resolve` does."""
+    crew, trouble, incident = state.crew, state.trouble, state.trouble.incident
+    assert incident is not None
+    diagnosis = diagnose(incident, now_s=state.now_s)
+    assert diagnosis is not None, "all that is found here are facts"
+    touched = crew.incomplete.keys() | trouble.struck.keys()
+    assignment = assign_groups(state, {name: group for name, group in crew.groups.items() if name in touched})
+    healthy = [name for name in crew.layouts if name not in trouble.hurt]
+    goes_on = state.terms.live and bool(healthy) and trouble.wrong_since is None
+    beside = crew.beside
+    decision = judge(
+        incident,
+        diagnosis,
+        assignment,
+        absent=[name for name in crew.groups if name not in crew.layouts and name not in beside],
+        splits=splits(state, assignment.layouts, resized=bool(assignment.resized)),
+        budget=trouble.budget,
+        newest_step=state.work.newest,
+        recovery=state.going_on if goes_on else state.recovery,
+        now_s=state.now_s,
+    )
+    if decision.choice == "wait_for_group":
+        if incident.waiting_since_s is None:
+            incident.waiting_since_s = state.now_s
+            state.tell(decision.choice, decision.reason.text, incident, groups=list(crew.layouts))
+            halt(state, ("replace", 0.0))
+            until_s = wait_until_s(incident, state.recovery)
+            assert until_s is not None
+            state.agenda.at(math.ceil(until_s * NS_PER_S), "overdue", incident.number)
+    elif decision.choice not in FORMING:
+        state.tell(decision.choice, decision.reason.text, incident, groups=list(crew.layouts))
+        close(state)
+        state.ended = "failed"
+    else:
+        trouble.budget.spend(state.work.newest)
+        if goes_on:
+            go_on(state, assignment, healthy, decision, incident)
+        else:
+            form(state, assignment, choice=decision.choice, reason=decision.reason, incident=incident)
+
+
+def _why_stop(state: State) -> bool:
+    """Whether all should stop together now."""
+    crew = state.crew
+    if state.tiers.short:
+        return True
+    if crew.grown_version == crew.version:
+        return False
+    crew.grown_version = crew.version
+    return bool(grown_groups(state))

@@ -1,0 +1,69 @@
+"""Who would take whose place on a simulated fleet, and whether groups of these sizes can split the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+import msgspec
+
+from myriarch.control.judging import fits, grown
+from myriarch.event.ids import GroupId, NodeId, PoolId
+from myriarch.event.layout import GroupLayout
+from myriarch.schedule.groups import Assignment, assign
+from myriarch.simulate.fleet_crew import NOWHERE
+from myriarch.simulate.fleet_state import State
+from myriarch.spec.run import Group
+
+
+def assign_groups(state: State, groups: Mapping[GroupId, Group]) -> Assignment:
+    """How all groups would lie now; only `groups` are looked at, the others stay as they are."""
+    crew, saved, incident = state.crew, state.tiers.saved, state.trouble.incident
+    lost = incident.nodes if incident is not None else {}
+    idle: dict[PoolId, list[NodeId]] = {PoolId(group.pool): [] for group in groups.values()}
+    back = [node for node in lost if node in crew.members]  # under its name, with nothing of what it had
+    for node in (*crew.spare, *back):
+        if crew.members[node] in idle:
+            idle[crew.members[node]].append(node)
+    members, seat = crew.members, crew.seat  # asked for every node of every group that is looked at
+    found = assign(
+        list(groups.values()),
+        idle=idle,
+        previous=crew.last,
+        lost=lambda group, node: node not in members or node in lost or seat.get(node, NOWHERE)[0] != group,
+        holds=lambda group, place, node: saved.holds((group, place), node),
+        warm=lambda node: True,
+        fits=lambda some: _fit(state, some, besides=groups),
+    )
+    everybody = dict(crew.layouts)
+    for layout in found.layouts:
+        if everybody.get(layout.group) != layout:  # an equal one stays itself
+            everybody[layout.group] = layout
+    for name in found.missing:
+        everybody.pop(name, None)
+    return msgspec.structs.replace(found, layouts=tuple(everybody[name] for name in crew.groups if name in everybody))
+
+
+def grown_groups(state: State) -> list[GroupId]:
+    """Groups that could be larger now, or there at all."""
+    incomplete = state.crew.incomplete
+    return grown(state.crew.layouts, assign_groups(state, incomplete)) if incomplete else []
+
+
+def splits(state: State, layouts: Sequence[GroupLayout], *, resized: bool) -> bool:
+    """Whether these groups can split the batch."""
+    crew = state.crew
+    if len(layouts) == len(crew.groups) and crew.sizes == crew.full and not resized:
+        return True  # as they did when the run began
+    sizes = {
+        one.group: crew.sizes[one.group] if one is crew.layouts.get(one.group) else one.world_size for one in layouts
+    }
+    return fits(sizes, sequences=state.resolved.run.batch.sequences)
+
+
+def _fit(state: State, some: Mapping[GroupId, int], *, besides: Container[GroupId]) -> bool:
+    """Whether groups of these sizes can work with those that stay as they are."""
+    crew, terms = state.crew, state.terms
+    if (terms.whole_groups or terms.live) and any(size != crew.full[name] for name, size in some.items()):
+        return False
+    stay = {name: size for name, size in crew.sizes.items() if name not in besides}
+    return fits({**stay, **some}, sequences=state.resolved.run.batch.sequences)

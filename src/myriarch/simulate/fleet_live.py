@@ -1,0 +1,85 @@
+"""A job on a simulated fleet whose healthy groups go on without one that was hit (`terms.live`).
+
+All wait until the fault is noticed, the step under way is lost, and the others begin it anew. The group starts beside
+them; when it is ready they stop after a step, it takes their state, and all go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from myriarch.event.ids import GroupId
+from myriarch.event.layout import GroupLayout
+from myriarch.recover.decide import Decision
+from myriarch.recover.incident import Incident
+from myriarch.schedule.groups import Assignment
+from myriarch.simulate.fleet_assigning import assign_groups
+from myriarch.simulate.fleet_state import State
+from myriarch.simulate.fleet_together import begins_s, stop_after_step
+from myriarch.simulate.fleet_work import halt
+
+
+def go_on(
+    state: State, assignment: Assignment, healthy: Sequence[GroupId], decision: Decision, incident: Incident
+) -> None:
+    """Healthy groups begin the step under way anew; those that were hit start beside them."""
+    crew, trouble, step = state.crew, state.trouble, state.work.current
+    stop = any(name in crew.layouts for name in trouble.hurt)
+    text = f"{decision.reason.text}; {len(healthy)} healthy groups go on with step {step}"
+    crew.incarnation += stop
+    state.tell(decision.choice, text, incident, groups=healthy, from_step=step, to_step=step, tier="live")
+    planned = {one.group: one for one in assignment.layouts}
+    for name in trouble.hurt:
+        crew.starting.pop(name, None)
+        crew.prepared.pop(name, None)
+    if stop:
+        halt(state, ("restart", state.terms.regroup_s))
+        crew.lay([crew.layouts[name] for name in healthy], now_ns=state.now_ns)
+        state.agenda.after(state.terms.regroup_s, "ready", state.work.turn)
+    for name in trouble.hurt:
+        if name in planned:
+            _start_beside(state, planned[name])
+    trouble.hurt, trouble.struck, trouble.incident = {}, {}, None
+
+
+def start_missing(state: State) -> None:
+    """Groups whose nodes are there again start beside the others."""
+    crew = state.crew
+    if crew.grown_version == crew.version:
+        return
+    crew.grown_version = crew.version
+    beside = crew.beside
+    missing = {name: crew.groups[name] for name in crew.groups if name not in crew.layouts and name not in beside}
+    if missing:
+        for layout in assign_groups(state, missing).layouts:
+            if layout.group in missing:
+                _start_beside(state, layout)
+
+
+def started(state: State, layout: GroupLayout) -> None:
+    """A group only lacks the others' state: they stop after the step under way."""
+    crew = state.crew
+    if crew.starting.get(layout.group) is layout:
+        crew.prepared[layout.group] = crew.starting.pop(layout.group)
+        stop_after_step(state)
+
+
+def join(state: State) -> None:
+    """All stand after one step: groups that are ready take its state."""
+    crew, step = state.crew, state.work.current
+    joined = {**crew.layouts, **crew.prepared}
+    layouts = [joined[name] for name in crew.groups if name in joined]
+    crew.incarnation += 1
+    text = f"{', '.join(crew.prepared)} is back, from the state of step {step}"
+    names = [layout.group for layout in layouts]
+    state.tell("readmit_group", text, None, groups=names, from_step=step, to_step=step, tier="live")
+    crew.prepared = {}
+    regroup_s, move_s = state.terms.regroup_s, state.terms.restore_s(tier="memory", remote=True)
+    halt(state, ("restart", regroup_s), ("restore", move_s))
+    crew.lay(layouts, now_ns=state.now_ns)
+    state.agenda.after(regroup_s + move_s, "ready", state.work.turn)
+
+
+def _start_beside(state: State, layout: GroupLayout) -> None:
+    state.crew.start_beside(layout, now_ns=state.now_ns)
+    state.agenda.after(begins_s(state, [layout]), "started", layout)

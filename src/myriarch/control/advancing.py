@@ -397,17 +397,13 @@ def _form_after(state: State, step: Step, now_s: float) -> Iterator[AnyAction]:
     back, rebalanced, ready = _grown(state), _rebalance(state), prepared(state)
     choice: Choice = "form"
     text = f"copies are placed anew at step {step}"
-    if ready or back:
-        names = [*(layout.group for layout in ready), *back]
-        choice, text = "readmit_group", f"{', '.join(names)} is back, from the state of step {step}"
+    if back or ready:
+        names = ", ".join(back) or _names(ready)
+        choice, text = "readmit_group", f"{names} is back, from the state of step {step}"
     elif rebalanced:
         choice, text = "rebalance", rebalanced
-    layouts: Sequence[GroupLayout] = assign_groups(state).layouts
-    if live:
-        here = [*state.crew.layouts.values(), *ready]
-        names = [layout.group for layout in here]
-        layouts = [layout for layout in layouts if layout.group in names] if back else in_order(state, here)
-    stay = [layout.group for layout in layouts if live and state.crew.whole(layout)]
+    keeping = live and not back
+    layouts = in_order(state, [*state.crew.layouts.values(), *ready]) if keeping else assign_groups(state).layouts
     yield from form(
         state,
         layouts,
@@ -415,5 +411,5 @@ def _form_after(state: State, step: Step, now_s: float) -> Iterator[AnyAction]:
         reason=Reason(text=text, numbers={"step": step}),
         incident=None,
         now_s=now_s,
-        keep=restore_keeping(state, layouts, stay) if live else None,
+        keep=restore_keeping(state, layouts, state.crew.layouts) if keeping else None,
     )

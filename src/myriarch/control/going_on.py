@@ -102,10 +102,10 @@ def prepared(state: State) -> list[GroupLayout]:
     return found
 
 
-def in_order(state: State, layouts: Sequence[GroupLayout]) -> list[GroupLayout]:
+def in_order(state: State, layouts: Sequence[GroupLayout]) -> tuple[GroupLayout, ...]:
     """As the run file has them."""
     by_name = {layout.group: layout for layout in layouts}
-    return [by_name[name] for group in state.resolved.run.groups if (name := GroupId(group.name)) in by_name]
+    return tuple(by_name[name] for group in state.resolved.run.groups if (name := GroupId(group.name)) in by_name)
 
 
 def _assign_others(state: State, names: Sequence[GroupId]) -> Assignment:

@@ -15,8 +15,9 @@ from myriarch.simulate.fleet_state import State
 from myriarch.spec.run import Group
 
 
-def assign_groups(state: State, groups: Mapping[GroupId, Group]) -> Assignment:
-    """How all groups would lie now; only `groups` are looked at, the others stay as they are."""
+def assign_groups(state: State, groups: Mapping[GroupId, Group], *, whole: bool = False) -> Assignment:
+    """How all groups would lie now; only `groups` are looked at, the others stay as they are. `whole`: none of them
+    goes on smaller than it is to be."""
     crew, saved, incident = state.crew, state.tiers.saved, state.trouble.incident
     lost = incident.nodes if incident is not None else {}
     idle: dict[PoolId, list[NodeId]] = {PoolId(group.pool): [] for group in groups.values()}
@@ -32,7 +33,7 @@ def assign_groups(state: State, groups: Mapping[GroupId, Group]) -> Assignment:
         lost=lambda group, node: node not in members or node in lost or seat.get(node, NOWHERE)[0] != group,
         holds=lambda group, place, node: saved.holds((group, place), node),
         warm=lambda node: True,
-        fits=lambda some: _fit(state, some, besides=groups),
+        fits=lambda some: _fit(state, some, besides=groups, whole=whole),
     )
     everybody = dict(crew.layouts)
     for layout in found.layouts:
@@ -44,9 +45,12 @@ def assign_groups(state: State, groups: Mapping[GroupId, Group]) -> Assignment:
 
 
 def grown_groups(state: State) -> list[GroupId]:
-    """Groups that could be larger now, or there at all."""
-    incomplete = state.crew.incomplete
-    return grown(state.crew.layouts, assign_groups(state, incomplete)) if incomplete else []
+    """Groups that could be larger now, or there at all; with `live` a missing one starts beside the others first."""
+    crew, incomplete = state.crew, state.crew.incomplete
+    if state.terms.live and not (incomplete.keys() & crew.layouts.keys()):
+        return []
+    back = grown(crew.layouts, assign_groups(state, incomplete)) if incomplete else []
+    return [group for group in back if group in crew.layouts] if state.terms.live else back
 
 
 def splits(state: State, layouts: Sequence[GroupLayout], *, resized: bool) -> bool:
@@ -60,10 +64,10 @@ def splits(state: State, layouts: Sequence[GroupLayout], *, resized: bool) -> bo
     return fits(sizes, sequences=state.resolved.run.batch.sequences)
 
 
-def _fit(state: State, some: Mapping[GroupId, int], *, besides: Container[GroupId]) -> bool:
+def _fit(state: State, some: Mapping[GroupId, int], *, besides: Container[GroupId], whole: bool) -> bool:
     """Whether groups of these sizes can work with those that stay as they are."""
     crew, terms = state.crew, state.terms
-    if (terms.whole_groups or terms.live) and any(size != crew.full[name] for name, size in some.items()):
+    if (terms.whole_groups or whole) and any(size != crew.full[name] for name, size in some.items()):
         return False
     stay = {name: size for name, size in crew.sizes.items() if name not in besides}
     return fits({**stay, **some}, sequences=state.resolved.run.batch.sequences)

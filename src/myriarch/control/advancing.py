@@ -9,7 +9,7 @@ from myriarch.checkpoint.restore import complete_copy
 from myriarch.control.drift import GAIN_LEAST, REST_STEPS, step_s
 from myriarch.control.finishing import finish, try_to_end
 from myriarch.control.forming import Choice, assign_groups, form, restore_keeping
-from myriarch.control.going_on import in_order, prepared, start_missing
+from myriarch.control.going_on import in_order, leave_behind, prepared, start_missing
 from myriarch.control.judging import grown
 from myriarch.control.losses import lose_node, lose_worker
 from myriarch.control.recovering import resolve
@@ -240,7 +240,8 @@ def _designated(state: State, *, present: bool) -> list[str]:
 def _start_steps(state: State, now_s: float) -> Iterator[AnyAction]:
     """All workers are ready."""
     crew, pace = state.crew, state.pace
-    if crew.keeps and not _agree_on_step(state, now_s):
+    if crew.keeps and not state.settle_step():
+        yield from leave_behind(state, now_s)
         return
     digests = crew.digests()
     expected = state.snapshots.digest_of(crew.step)
@@ -267,27 +268,12 @@ def _start_steps(state: State, now_s: float) -> Iterator[AnyAction]:
     )
 
 
-def _agree_on_step(state: State, now_s: float) -> bool:
-    """Groups that kept their state say of which step it is. They may differ by the one that was under way."""
-    crew = state.crew
-    stands: dict[Step, dict[GroupId, None]] = {}
-    for (group, _), worker in crew.workers.items():
-        assert worker.step is not None, "all are ready"
-        stands.setdefault(worker.step, {})[group] = None
-    if len(stands) > 1:
-        seen = ", ".join(f"{' '.join(groups)} after step {step}" for step, groups in stands.items())
-        state.fail(f"the healthy groups stand at different steps ({seen})", now_s=now_s)
-        return False
-    crew.step = next(iter(stands))
-    state.progress.begin(crew.step)
-    return True
-
-
 def _distrust(state: State, digests: dict[GroupId, str], expected: str, now_s: float) -> Iterator[AnyAction]:
     """Groups restored different states, or another one than was saved: restore the wrong ones from elsewhere."""
     seen = ", ".join(f"{group}: {digest}" for group, digest in digests.items())
     saved_as = f", it was saved as {expected}" if expected else ""
-    state.fail(f"the groups' restored states of step {state.crew.step} differ ({seen}{saved_as})", now_s=now_s)
+    kind = "states" if state.crew.keeps else "restored states"
+    state.fail(f"the groups' {kind} of step {state.crew.step} differ ({seen}{saved_as})", now_s=now_s)
     wrong = [group for group, digest in digests.items() if expected and digest != expected]
     distrusted = [group for group in wrong if state.snapshots.distrust(group)]
     if not distrusted and not state.crew.keeps:  # what groups have kept is no word against what was saved

@@ -56,6 +56,11 @@ class Beside(msgspec.Struct, kw_only=True):
             }
             self.starts[layout.group] = Start(layout=layout, since=since, limit_s=limit_s, workers=workers)
 
+    def take_in(self, layout: GroupLayout, workers: dict[ShardKey, Worker], *, limit_s: float) -> None:
+        """A group of the present incarnation, of which all are ready, is to take the others' state."""
+        since = next(iter(workers.values())).since
+        self.starts[layout.group] = Start(layout=layout, since=since, limit_s=limit_s, workers=workers)
+
     def leave(self, groups: Iterable[GroupId]) -> dict[GroupId, Start]:
         """These do not start beside the others any more: they join them, or begin anew."""
         return {group: self.starts.pop(group) for group in groups if group in self.starts}

@@ -109,6 +109,14 @@ class Crew(msgspec.Struct, kw_only=True):
         worker.ready(event)
         self.unready -= 1
 
+    def stands(self) -> dict[GroupId, tuple[Step, ...]]:
+        """Once all are ready: of which step each group's state is; several, where its workers disagree."""
+        found: dict[GroupId, dict[Step, None]] = {}
+        for (group, _), worker in self.workers.items():
+            assert worker.step is not None, "all are ready"
+            found.setdefault(group, {})[worker.step] = None
+        return {group: tuple(steps) for group, steps in found.items()}
+
     def start(self, shares: tuple[GroupShare, ...]) -> None:
         """All are ready: they step."""
         self.shares = shares

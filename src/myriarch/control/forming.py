@@ -108,7 +108,7 @@ def form(
         yield from snapshots.forget_committed(restore.text)
     over = [group for group in beside.starts if keep is None or group in _named(layouts) or group in beside.hit]
     alive = [
-        *((node, key) for group in crew.layouts if group not in kept for node, key in crew.alive_of(group)),
+        *(one for group in crew.layouts if group not in (*kept, *beside.starts) for one in crew.alive_of(group)),
         *beside.alive(group for group in over if group not in kept),
     ]
     yield from stop_workers(alive, members, why=f"incarnation {incarnation} takes the place of theirs")

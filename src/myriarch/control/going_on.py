@@ -17,7 +17,7 @@ from myriarch.checkpoint.restore import RestorePlan
 from myriarch.control.forming import assign_groups, form, restore_keeping, splits, start_beside
 from myriarch.control.judging import FORMING
 from myriarch.control.state import State
-from myriarch.event.actions import AnyAction
+from myriarch.event.actions import AnyAction, Reason
 from myriarch.event.base import Value
 from myriarch.event.ids import GroupId
 from myriarch.event.layout import GroupLayout
@@ -71,6 +71,34 @@ def go_on(
         now_s=now_s,
         keep=survival.keep,
         starts=[layout for layout in survival.assignment.layouts if layout.group in survival.hit],
+    )
+
+
+def leave_behind(state: State, now_s: float) -> Iterator[AnyAction]:
+    """Groups that kept their state stand at different steps: the fault came in the middle of a merge, and some had all
+    of it. They go on, and those that are behind take their state as a group does that starts beside them."""
+    crew, stands = state.crew, state.crew.stands()
+    newest = max(step for stand in stands.values() for step in stand)
+    ahead = [layout for group, layout in crew.layouts.items() if stands[group] == (newest,)]
+    seen = ", ".join(f"{group} after {' and '.join(map(str, stand))}" for group, stand in stands.items())
+    text = f"the healthy groups stand at different steps ({seen})"
+    torn = any(len(stand) > 1 for stand in stands.values())
+    if torn or not splits(state, {layout.group: layout.world_size for layout in ahead}):
+        state.fail(text, now_s=now_s)
+        return
+    state.progress.begin(newest)
+    keep = restore_keeping(state, ahead, crew.layouts)
+    for layout in [layout for layout in crew.layouts.values() if layout not in ahead]:
+        workers = {key: crew.workers[key] for key in layout.shard_keys()}
+        state.beside.take_in(layout, workers, limit_s=now_s + state.recovery.start_timeout_s)
+    yield from form(
+        state,
+        ahead,
+        choice="form",
+        reason=Reason(text=text, numbers={"newest": newest}),
+        incident=None,
+        now_s=now_s,
+        keep=keep,
     )
 
 

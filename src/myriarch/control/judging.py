@@ -70,7 +70,7 @@ def judge(
 
 def going_on(recovery: Recovery) -> Recovery:
     """The policy while healthy groups go on: nobody waits for one that is missing."""
-    return msgspec.structs.replace(recovery, missing_group="degrade", wait_limit_s=0.0)
+    return msgspec.structs.replace(recovery, healthy_groups="go_on", missing_group="degrade", wait_limit_s=0.0)
 
 
 def wait_until_s(incident: Incident | None, recovery: Recovery) -> float | None:

@@ -134,6 +134,15 @@ class State(msgspec.Struct, kw_only=True):
         """A worker does no more work, and with `dead` its process is gone. False when it was lost already."""
         return self.crew.lose(key, dead=dead) if key in self.crew.workers else self.beside.lose(key, dead=dead)
 
+    def settle_step(self) -> bool:
+        """All are ready: take over the step of which the kept states are. False: they are not of one step."""
+        steps = {step for stand in self.crew.stands().values() for step in stand}
+        if len(steps) > 1:
+            return False
+        self.crew.step = steps.pop()
+        self.progress.begin(self.crew.step)
+        return True
+
     def found(self, now_s: float) -> Incident:
         """The open incident; a new one when there is none."""
         if self.incident is None:

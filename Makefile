@@ -4,11 +4,13 @@
 #   TORCH=2.11.0               another PyTorch than constraints.txt names
 #   VENV=.venv                 where the virtual environment lies
 #   PYTEST_ARGS="-k ledger"    which tests
+#   JOBS=2                     how many tests at a time
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 PYTEST_ARGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 # Named after what was asked for, so that another TORCH installs again.
 INSTALLED := $(VENV)/.installed$(if $(TORCH),-torch-$(TORCH))
@@ -29,7 +31,7 @@ demo: install  ## Train on two unlike pools, lose a node, recover, account for e
 	$(BIN)/myriarch train examples/two-pools/run.yaml --fresh
 
 test: check  ## Checks and tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: install  ## Lint, format, types, layers
 	$(BIN)/ruff check

@@ -68,15 +68,15 @@ def test_every_job_ends_and_nothing_is_taken_twice(elastic: bool, preemptible: b
     assert (np.asarray(outcome.columns.preemptions).sum() == 0) or preemptible
 
 
-def test_urgency_lowers_the_mean_where_run_times_are_known() -> None:
+def test_short_jobs_first_lowers_the_mean_where_run_times_are_known() -> None:
     means = {}
     work = tasks(150, seed=2, every_s=50.0)
-    for urgency in (0.0, 0.3):
+    for exponent in (0.0, 0.3):
         lengths = Lengths(keys=told)
         for task in tasks(300, seed=6):
             lengths.learn(task.job, task.run_s)
-        machine = Completions(Placed(POOLS), lengths, speeds=Root(), urgency=urgency)
-        means[urgency] = simulate_cluster(work, machine, speeds=Root()).completion_s.mean()
+        machine = Completions(Placed(POOLS), lengths, speeds=Root(), exponent=exponent)
+        means[exponent] = simulate_cluster(work, machine, speeds=Root()).completion_s.mean()
     assert means[0.3] < 0.98 * means[0.0]
 
 
@@ -100,7 +100,7 @@ def test_decisions_are_the_same_every_time() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("bad", [{"round_s": 0.0}, {"urgency": -1.0}, {"fairness": 0.5}, {"horizon_s": -1.0}])
+@pytest.mark.parametrize("bad", [{"round_s": 0.0}, {"exponent": 1.0}, {"exponent": -0.5}, {"horizon_s": -1.0}])
 def test_bad_parameters_are_said(bad: dict[str, float]) -> None:
     with pytest.raises(SpecError, match="round_s"):
         Completions(Placed(POOLS), Lengths(), speeds=Root(), **bad)

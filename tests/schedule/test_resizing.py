@@ -14,7 +14,7 @@ from myriarch.schedule.elastic import Configuration, Elastic, choose
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.placed import Placed
-from myriarch.schedule.resizing import Resizing, by_steps, objective
+from myriarch.schedule.resizing import Resizing, by_exchanges, objective
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.queueing import Task
 
@@ -71,10 +71,10 @@ def elastics(count: int, draw: st.DrawFn) -> list[Elastic]:
 
 @given(st.data(), st.integers(1, 10))
 @settings(max_examples=12, deadline=None)
-def test_steps_fit_and_are_nearly_as_good_as_the_program(data: st.DataObject, count: int) -> None:
+def test_exchanges_fit_and_are_nearly_as_good_as_the_program(data: st.DataObject, count: int) -> None:
     jobs = data.draw(st.composite(lambda draw: elastics(count, draw))())
     devices = {"fast": 8, "slow": 16}
-    found, best = by_steps(jobs, devices=devices), choose(jobs, devices=devices)
+    found, best = by_exchanges(jobs, devices=devices), choose(jobs, devices=devices)
     for kind, most in devices.items():
         held = [one.configuration.devices for one in found if one.configuration and one.configuration.kind == kind]
         assert sum(held) <= most

@@ -1,4 +1,4 @@
-"""Releases, profile and line against the same thing done in the plainest way."""
+"""Releases, profile, line and shortlist against the same thing done in the plainest way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from myriarch.errors import SpecError
 from myriarch.schedule import releases as releases_module
 from myriarch.schedule.job import Job, JobId
-from myriarch.schedule.line import PART_LENGTH, Full, Line
+from myriarch.schedule.line import SLACK, Line
 from myriarch.schedule.profile import Profile
 from myriarch.schedule.releases import Release, Releases
 
@@ -118,18 +118,11 @@ def test_line(rows: list[tuple[int, int, int]], free: int, hold_s: int, spare: i
             assert line.find(gone.id) is None
     line.check()
     assert line.jobs() == plain
-    asked = {"free_devices": free, "now_s": 0.0, "hold_s": float(hold_s), "spare_devices": spare}
-    for _ in range(2):  # the second time with sharper bounds
-        parts = line.parts(**asked)  # type: ignore[arg-type]
-        found = [one for part in parts for one in line.candidates(part, **asked, full=Full())]  # type: ignore[arg-type]
-        expected = [one for one in plain if one.devices <= free and (one.estimate_s <= hold_s or one.devices <= spare)]
-        assert found == [(line.find(one.id), one) for one in expected]
-        full = Full()
-        full.ever.add(1)
-        full.late.update((1, 2))
-        rest = [one for part in parts for _, one in line.candidates(part, **asked, full=full)]  # type: ignore[arg-type]
-        assert rest == [one for one in expected if one.devices not in ((1,) if one.estimate_s <= hold_s else (1, 2))]
-        line.check()
+    expected = [one for one in plain if one.devices <= free and (one.estimate_s <= hold_s or one.devices <= spare)]
+    found = line.candidates(free_devices=free, now_s=0.0, hold_s=float(hold_s), spare_devices=spare)
+    assert [line.job(at) for at in found.tolist()] == expected
+    assert line.late(found, now_s=0.0, hold_s=float(hold_s)).tolist() == [one.estimate_s > hold_s for one in expected]
+    assert line.like(found, 1).tolist() == [one.devices == 1 for one in expected]
     if plain:
         assert line.job(line.first) == plain[0]
         assert line.job(line.lowest()) == plain[-1]
@@ -141,9 +134,9 @@ def test_line(rows: list[tuple[int, int, int]], free: int, hold_s: int, spare: i
 def test_a_line_is_closed_up() -> None:
     line = Line()
     line.append(job(-1), shape=0)
-    for number in range(40 * PART_LENGTH):
+    for number in range(20 * SLACK):
         at = line.append(job(number), shape=0)
         line.remove(at)
-    assert at < 5 * PART_LENGTH
+    assert at < 2 * SLACK + 4
     assert line.jobs() == [job(-1)]
     line.check()

@@ -31,6 +31,7 @@ from myriarch.simulate.scenario import (
     Workload,
 )
 from myriarch.simulate.scenario_answer import Answer, metrics_of
+from myriarch.simulate.scenario_around import OPTIONS
 from myriarch.simulate.scenario_check import check_scenario
 from myriarch.simulate.scenario_digest import digest_of
 from myriarch.simulate.scenario_faults import breakdowns_of
@@ -364,7 +365,7 @@ def test_traits_are_given_in_turn_and_by_lot() -> None:
 
 def test_every_policy_that_can_be_named_runs_and_every_parameter_is_somebody_s() -> None:
     assert set(POLICIES) == set(get_args(PolicyName))
-    fields = {field.name for field in msgspec.structs.fields(type(scenario().policy))} - {"name"}
+    fields = {field.name for field in msgspec.structs.fields(type(scenario().policy))} - {"name", *OPTIONS}
     assert fields == {name for known in POLICIES.values() for name in known.takes}
     for name, known in POLICIES.items():
         policy = msgspec.convert({"name": name}, type(scenario().policy))

@@ -12,6 +12,7 @@ from myriarch.cli.files import load_run, read_document_text
 from myriarch.errors import SpecError
 from myriarch.simulate.scenario import Scenario, Workload
 from myriarch.simulate.scenario_check import check_scenario
+from myriarch.simulate.workload.reading import looks_like_sia
 from myriarch.spec.base import NAME_LENGTH_LIMIT
 from myriarch.spec.catalogue import catalogue
 from myriarch.spec.consistency import check_fleet
@@ -89,7 +90,9 @@ def _run(run: str | ResolvedRun, scenario: Path, where: Source) -> str | Resolve
 def _workload(workload: Workload | None, scenario: Path, where: Source) -> Workload | None:
     if workload is None or not workload.trace:
         return workload
-    return msgspec.structs.replace(workload, trace=str(_named(workload.trace, "workload.trace", scenario, where)))
+    path = _named(workload.trace, "workload.trace", scenario, where)
+    kind = "sia" if workload.kind is None and looks_like_sia(path) else workload.kind
+    return msgspec.structs.replace(workload, trace=str(path), kind=kind)
 
 
 def _named(text: str, field: str, scenario: Path, where: Source) -> Path:

@@ -13,7 +13,7 @@ from myriarch.cli.console import Output
 from myriarch.cli.report_words import Language
 from myriarch.cli.simulate_words import metric, term
 from myriarch.cli.waterfall import draws, show_factors, show_waterfall
-from myriarch.simulate.scenario_answer import Answer, Bill, JobsOf, JobsPart
+from myriarch.simulate.scenario_answer import Answer, Bill, JobsOf, JobsPart, LentPart
 from myriarch.simulate.scenario_tuning import Tuning
 from myriarch.simulate.sweep import Sweep, Variant
 from myriarch.simulate.sweep_statistics import Estimate
@@ -149,6 +149,8 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
                     yield term(name, language), f"{count:,}"
             if found.lost_hours:
                 yield term("lost", language), f"{found.lost_hours:,.1f}"
+        for pool, lent in jobs.lending.items():
+            yield f"{term('services', language)} {pool}", _lent(lent, language)
     if answer.faults is not None:
         courses = ", ".join(
             f"{count:,} {course.replace('_', ' ')}" for course, count in answer.faults.by_course.items()
@@ -164,7 +166,22 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
         for name in ("choices", "tiers"):
             counts = getattr(training, name).items()
             yield term(name, language), ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts)
+    if jobs is not None and jobs.power_w_most is not None:
+        yield term("power", language), format_rate(jobs.power_w_most, "W")
     yield from _bill(answer.bill, language)
+
+
+def _lent(lent: LentPart, language: Language) -> str:
+    """What services had and gave."""
+    counts = (
+        ("kept", f"{lent.kept_device_hours:,.0f}"),
+        ("lent", f"{lent.lent_device_hours:,.0f}"),
+        ("short", f"{lent.short_device_hours:,.3g}" if lent.short_device_hours else ""),
+        ("asked_back", f"{lent.asked_back_nodes:,}"),
+        ("stopped", f"{lent.stopped:,}"),
+        ("shrunk", f"{lent.shrunk:,}" if lent.shrunk else ""),
+    )
+    return ", ".join(f"{term(name, language)} {text}" for name, text in counts if text)
 
 
 def _bill(bill: Bill, language: Language) -> Iterator[tuple[str, str]]:

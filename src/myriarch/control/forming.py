@@ -59,7 +59,8 @@ def assign_groups(state: State, groups: Sequence[Group] | None = None, *, whole:
         lost=gone,
         holds=holds,
         warm=warm,
-        fits=lambda sizes: not whole and splits(state, sizes),
+        fits=lambda sizes: splits(state, sizes),
+        whole=whole,
     )
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple, final
@@ -27,7 +28,7 @@ import msgspec
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
-from myriarch.schedule.decision import Decision, Placement, Resize, Start
+from myriarch.schedule.decision import Decision, Placement, Refuse, Resize, Start
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.moving import Moving, nodes_of
 from myriarch.schedule.power import Hour
@@ -85,6 +86,8 @@ class Capped:
         self._hours = tuple(hours)
         self._slack_share = slack_share
         self._idle_w = self._checked()
+        self._ends_s = [hour.end_s for hour in self._hours]
+        self._edges_s = sorted({edge for hour in self._hours for edge in (hour.start_s, hour.end_s)})
         self._held: list[_Held] = []
         self._numbers = 0
         self._words: dict[JobId, str] = {}
@@ -125,12 +128,13 @@ class Capped:
 
     def cap_w(self, at_s: float) -> float:
         """The cap at an instant."""
-        return next((hour.cap_w for hour in self._hours if hour.start_s <= at_s < hour.end_s), math.inf)
+        return next((hour.cap_w for hour in self._over(at_s, math.nextafter(at_s, math.inf))), math.inf)
 
     def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
         """A job more. Held back, if it has time and energy gets cheaper."""
         self._now_s = now_s
-        if refused := refusal(self.machine, job, now_s=now_s):
+        refused = refusal(self.machine, job, now_s=now_s) or self._powerless(job, now_s)
+        if refused is not None:
             return (refused,)
         start_s, words = self._cheapest(job, now_s)
         if start_s > now_s:
@@ -222,6 +226,26 @@ class Capped:
             return now_s
         return self._promised(job, power_w, loads, now_s).from_s
 
+    def lacks(self, job: Job) -> bool:
+        """Whether the first in the queue has devices, but no power."""
+        return self._first is not None and self._first[0].id == job.id
+
+    def _powerless(self, job: Job, now_s: float) -> Refuse | None:
+        """The refusal of a job for which there is never power, not even alone on the fleet."""
+        needs_w = min(
+            self._added_w(Placement(pool=way.nodes.pool.name, nodes=(0,), devices_per_node=way.many * way.each))
+            for way in self.machine.ways(job)
+        )
+        if self.machine.supply is not self or self._fits(_Load(now_s, now_s + job.estimate_s, needs_w), ()):
+            return None
+        if math.isfinite(self._promised(job, needs_w, (), now_s).from_s):
+            return None
+        most_w = max(hour.cap_w for hour in self._over(now_s, math.inf))
+        why = f"draws {self._idle_w + needs_w:.0f} W with all else idle, for {job.estimate_s:g} s"
+        return Refuse(
+            job=job.id, at_s=now_s, reason=f"job {job.id} {why}: the caps, {most_w:.0f} W at most, never leave it that"
+        )
+
     def _loads(self, now_s: float, without: Sequence[Placement]) -> list[_Load]:
         """Of those who run, by their estimates."""
         gone, loads = list(without), list[_Load]()
@@ -235,9 +259,8 @@ class Capped:
 
     def _promised(self, job: Job, power_w: float, loads: Sequence[_Load], now_s: float) -> _Load:
         """The first in the queue, from the earliest instant at which there is power for it."""
-        edges = {edge for hour in self._hours for edge in (hour.start_s, hour.end_s)}
-        edges |= {load.until_s for load in loads}
-        for at_s in sorted(edge for edge in edges if edge > now_s):
+        later = self._edges_s[bisect_right(self._edges_s, now_s) :]
+        for at_s in sorted({*later, *(load.until_s for load in loads if load.until_s > now_s)}):
             load = _Load(at_s, at_s + job.estimate_s, power_w)
             if self._fits(load, loads):
                 return load
@@ -246,9 +269,9 @@ class Capped:
     def _fits(self, mine: _Load, loads: Sequence[_Load]) -> bool:
         """Whether a load stays under the cap of all hours beside others. Only where an hour or a load begins can it
         fail first."""
-        for hour in self._hours:
+        for hour in self._over(mine.from_s, mine.until_s):
             from_s, until_s = max(hour.start_s, mine.from_s), min(hour.end_s, mine.until_s)
-            if from_s >= until_s or math.isinf(hour.cap_w):
+            if math.isinf(hour.cap_w):
                 continue
             for at_s in (from_s, *(load.from_s for load in loads if from_s < load.from_s < until_s)):
                 beside = sum(load.power_w for load in loads if load.from_s <= at_s < load.until_s)
@@ -262,8 +285,15 @@ class Capped:
         return placement.devices * (watts.busy_w - watts.idle_w)
 
     def _next_edge_s(self, after_s: float) -> float:
-        edges = (edge for hour in self._hours for edge in (hour.start_s, hour.end_s) if edge > after_s)
-        return min(edges, default=math.inf)
+        at = bisect_right(self._edges_s, after_s)
+        return self._edges_s[at] if at < len(self._edges_s) else math.inf
+
+    def _over(self, from_s: float, until_s: float) -> Iterator[Hour]:
+        """The hours that a stretch of time touches."""
+        for at in range(bisect_right(self._ends_s, from_s), len(self._hours)):
+            if self._hours[at].start_s >= until_s:
+                return
+            yield self._hours[at]
 
     def _noted(self, decisions: Sequence[Decision], now_s: float) -> Sequence[Decision]:
         """Starts with the power that is drawn once all of them have started."""
@@ -327,15 +357,14 @@ class Capped:
         """Starts between which the cost is linear."""
         yield now_s
         yield last_s
-        for hour in self._hours:
-            for edge in (hour.start_s, hour.end_s, hour.start_s - job.estimate_s, hour.end_s - job.estimate_s):
-                if now_s < edge < last_s:
-                    yield edge
+        for before_s in (0.0, job.estimate_s):
+            begin, end = bisect_right(self._edges_s, now_s + before_s), bisect_left(self._edges_s, last_s + before_s)
+            yield from (edge_s - before_s for edge_s in self._edges_s[begin:end])
 
     def _mean_price(self, from_s: float, until_s: float) -> float:
         """Of a kWh, over a stretch; infinite where an hour of it has none."""
         cost = covered_s = 0.0
-        for hour in self._hours:
+        for hour in self._over(from_s, until_s):
             seconds = max(min(hour.end_s, until_s) - max(hour.start_s, from_s), 0.0)
             cost += seconds * hour.price_per_kwh
             covered_s += seconds

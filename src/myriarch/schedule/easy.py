@@ -12,10 +12,8 @@ worked out anew when its job started, or when something ended at another instant
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
-
-import numpy as np
 
 from myriarch.schedule.decision import Decision, Placement, Resize, Start
 from myriarch.schedule.job import Job, JobId
@@ -24,6 +22,7 @@ from myriarch.schedule.machine import Hold, Machine
 from myriarch.schedule.order import ARRIVAL, Order
 from myriarch.schedule.queue import Queue
 from myriarch.schedule.scheduler import refusal
+from myriarch.schedule.shortlist import Shortlist
 
 
 @final
@@ -37,7 +36,8 @@ class Easy:
 
     def __init__(self, machine: Machine, *, order: Order = ARRIVAL, shortest_first: bool = False) -> None:
         self.machine = machine
-        self._queue = Queue(machine, order)
+        self._shortlist = Shortlist() if order.by_arrival and not shortest_first else None
+        self._queue = Queue(machine, order, shortlist=self._shortlist)
         self._shortest_first = shortest_first
         self._hold: Hold | None = None
         self._surprises = 0
@@ -87,7 +87,7 @@ class Easy:
         if at is None:
             return ()
         was_first = at == self._queue.head()
-        self._queue.line.remove(at)
+        self._queue.remove(at)
         return self._pass(now_s) if was_first and self.waiting else ()
 
     def wake(self, *, now_s: float) -> Sequence[Decision]:
@@ -145,37 +145,56 @@ class Easy:
 
     def _backfill(self, starts: list[Start], hold: Hold, now_s: float) -> None:
         """Start those behind the first that fit beside the hold."""
-        full = Full()
-        in_place = self._queue.order.by_arrival and not self._shortest_first
-        found = (self._candidates if in_place else self._ordered)(hold, now_s, full)
-        line, machine = self._queue.line, self.machine
-        head = self._queue.head()
-        for at, job in found:
-            if at == head:
+        if self._shortlist is not None:
+            self._backfill_in_place(starts, self._shortlist, hold, now_s)
+        else:
+            self._backfill_ordered(starts, hold, now_s)
+
+    def _backfill_in_place(self, starts: list[Start], shortlist: Shortlist, hold: Hold, now_s: float) -> None:
+        """Tried in order of arrival."""
+        machine, full = self.machine, Full()
+        for job in shortlist.candidates(
+            free_devices=machine.largest,
+            now_s=now_s,
+            hold_s=hold.at_s,
+            spare_devices=machine.beside(hold),
+            full=full,
+        ):
+            if job.id == hold.job:
                 continue
             placement = machine.place(job, now_s=now_s, hold=hold)
             if placement is None:  # nor is there one for who needs the same
-                full.late.add(line.shape(at))
+                shape = machine.shape(job)
+                full.late.add(shape)
                 if now_s + job.estimate_s <= hold.at_s:
-                    full.ever.add(line.shape(at))
+                    full.ever.add(shape)
                 continue
-            starts.append(self._queue.start(at, placement, now_s=now_s, hold=hold))
+            starts.append(self._start(job, placement, hold, now_s))
             if not machine.free_devices:
                 return
 
-    def _candidates(self, hold: Hold, now_s: float, full: Full) -> Iterator[tuple[int, Job]]:
-        """Who may start beside the hold by mere numbers, in order of arrival."""
-        line, free, beside = self._queue.line, self.machine.largest, self.machine.beside(hold)
-        for part in line.parts(free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside):
-            yield from line.candidates(
-                part, free_devices=free, now_s=now_s, hold_s=hold.at_s, spare_devices=beside, full=full
-            )
-
-    def _ordered(self, hold: Hold, now_s: float, full: Full) -> Iterator[tuple[int, Job]]:
-        """The same by estimate, or in the order of the queue."""
-        line = self._queue.line
-        places = np.array([at for at, _ in self._candidates(hold, now_s, full)], dtype=np.intp)
-        for at in (line.by_estimate(places) if self._shortest_first else line.in_order(places)).tolist():
+    def _backfill_ordered(self, starts: list[Start], hold: Hold, now_s: float) -> None:
+        """Tried by their estimates, or in the order of the queue. Who is as large as one for whom no place was found
+        is passed over."""
+        line, machine = self._queue.line, self.machine
+        left = line.candidates(
+            free_devices=machine.largest, now_s=now_s, hold_s=hold.at_s, spare_devices=machine.beside(hold)
+        )
+        left = left[left != self._queue.head()]
+        left = line.by_estimate(left) if self._shortest_first else line.in_order(left)
+        while len(left) and machine.free_devices:
+            at, left = int(left[0]), left[1:]
             job = line.job(at)
-            if line.shape(at) not in (full.late if now_s + job.estimate_s > hold.at_s else full.ever):
-                yield at, job
+            placement = machine.place(job, now_s=now_s, hold=hold)
+            if placement is not None:
+                starts.append(self._queue.start(at, placement, now_s=now_s, hold=hold))
+                continue
+            alike = line.like(left, line.shape(at))
+            if now_s + job.estimate_s > hold.at_s:
+                alike &= line.late(left, now_s=now_s, hold_s=hold.at_s)
+            left = left[~alike]
+
+    def _start(self, job: Job, placement: Placement, hold: Hold, now_s: float) -> Start:
+        at = self._queue.line.find(job.id)
+        assert at is not None
+        return self._queue.start(at, placement, now_s=now_s, hold=hold)

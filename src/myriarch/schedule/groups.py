@@ -63,21 +63,25 @@ def assign(
     holds: Callable[[GroupId, int, NodeId], bool],
     warm: Callable[[NodeId], bool],
     fits: Fits,
+    whole: bool = False,
 ) -> Assignment:
     """Give every group its nodes.
 
     `previous` is how the groups lay before, `lost(group, node)` says which of those nodes are gone, or another group's
     by now, `idle` are the usable nodes of each pool that no group has, `holds(group, place, node)` says whether a node
-    already has the shards of a place, and `warm(node)` whether it forks workers at once.
+    already has the shards of a place, and `warm(node)` whether it forks workers at once. `whole`: no group goes on
+    smaller, and one that cannot be filled takes no idle nodes from the others.
     """
     free = {pool: sorted(nodes, key=node_order) for pool, nodes in idle.items()}
     wanted: list[tuple[Group, tuple[NodeId | None, ...]]] = []
     replaced: list[Replacement] = []
     for group in groups:
         before = previous.get(GroupId(group.name))
-        places, changes = _fill(group, before, free[PoolId(group.pool)], lost, holds, warm)
+        places, changes = _fill(group, before, free[PoolId(group.pool)], lost, holds, warm, whole)
         wanted.append((group, places))
         replaced += changes
+    if whole:
+        wanted = [(group, places) for group, places in wanted if all(places)]
     layouts = _shrink_to_fit(wanted, fits)
     return Assignment(
         layouts=tuple(layouts[name] for group in groups if (name := GroupId(group.name)) in layouts),
@@ -106,17 +110,18 @@ def _fill(
     lost: Callable[[GroupId, NodeId], bool],
     holds: Callable[[GroupId, int, NodeId], bool],
     warm: Callable[[NodeId], bool],
+    whole: bool,
 ) -> tuple[tuple[NodeId | None, ...], list[Replacement]]:
     """The group's places, filled as far as nodes go. Takes what it uses out of `free`."""
     name = GroupId(group.name)
     held: list[NodeId | None] = list(before.nodes) if before is not None else []
     held += [None] * (group.nodes - len(held))
     changes: list[Replacement] = []
-    for place, node in enumerate(held):
-        if node is not None and not lost(name, node):
-            continue
-        held[place] = None
-        if not free:
+    empty = [place for place, node in enumerate(held) if node is None or lost(name, node)]
+    enough = not whole or len(empty) <= len(free)
+    for place in empty:
+        node, held[place] = held[place], None
+        if not free or not enough:
             continue
         # `free` is in order, so that the first of the best is the first by name. Nobody holds a new group's shards.
         chosen = (

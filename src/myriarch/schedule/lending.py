@@ -82,6 +82,21 @@ class Service(Value, frozen=True, kw_only=True):
         return math.ceil(self.devices * share - 1e-9)
 
 
+class Lent(Value, frozen=True, kw_only=True):
+    """What a pool's services had, while there were jobs."""
+
+    kept_node_s: float
+    """Node-seconds that were kept for them."""
+    short_node_s: float
+    """That they needed beside, and did not have: what faults took."""
+    asked_back: int
+    """Nodes that jobs had to leave, or had left, for them."""
+    stopped: int
+    """Jobs that had to stop or move for it."""
+    shrunk: int
+    """Jobs that went on with fewer devices."""
+
+
 class _Claim(NamedTuple):
     """A lent node that is asked back."""
 
@@ -111,11 +126,22 @@ class _Estate:
         """Nodes that are free at the lowest load of the first day."""
         self.short_until_s = -math.inf
         """Until then services may lack what a fault took."""
+        self.since_s = 0.0
+        """Counted until then."""
+        self.kept_node_s = self.short_node_s = 0.0
+        self.asked_back = self.stopped = self.shrunk = 0
         self._devices_per_node = devices_per_node
 
     def need(self, at_s: float) -> int:
         """Nodes that the services need, each its own."""
         return sum(-(-service.devices_at(at_s) // self._devices_per_node) for service in self.services)
+
+    def count(self, now_s: float) -> None:
+        """What the services had until now, with what they needed when it was last looked at."""
+        passed_s = now_s - self.since_s
+        self.kept_node_s += passed_s * len(self.kept)
+        self.short_node_s += passed_s * max(self.need(self.since_s) - len(self.kept), 0)
+        self.since_s = now_s
 
     def will_be(self, node: int, at_s: float) -> bool:
         """Whether a node is still there then, by what was announced."""
@@ -183,24 +209,42 @@ class Lending:
         """Nodes that the services of a pool have now, ascending."""
         return tuple(sorted(self._estates[pool].kept))
 
+    def lent(self, pool: str) -> Lent:
+        """What the services of a pool had until the last event."""
+        estate = self._estates[pool]
+        return Lent(
+            kept_node_s=estate.kept_node_s,
+            short_node_s=estate.short_node_s,
+            asked_back=estate.asked_back,
+            stopped=estate.stopped,
+            shrunk=estate.shrunk,
+        )
+
     def submit(self, job: Job, *, now_s: float) -> Sequence[Decision]:
         """A job more. One that cannot give devices back in time does not get them in lending pools."""
+        self._count(now_s)
         if not self._jobs:  # nobody asked to be woken since the last one ended
             assert not self._take(now_s)
             self._review(now_s)
-        allowed = self._allowed(job)
-        if isinstance(allowed, str):
-            return (Refuse(job=job.id, at_s=now_s, reason=f"job {job.id} {allowed}"),)
+        pools, why = self._allowed(job)
+        if not pools:
+            return (Refuse(job=job.id, at_s=now_s, reason=f"job {job.id} {why}"),)
+        allowed = msgspec.structs.replace(job, pools=pools) if why else job
         self._jobs[job.id] = allowed
-        return self._noted(self._scheduler.submit(allowed, now_s=now_s))
+        decisions = self._noted(self._scheduler.submit(allowed, now_s=now_s))
+        if why and any(isinstance(one, Refuse) for one in decisions):
+            return (Refuse(job=job.id, at_s=now_s, reason=f"{self._refused(job, allowed)}; it {why}"),)
+        return decisions
 
     def end(self, job: JobId, *, now_s: float) -> Sequence[Decision]:
         """A running job ended."""
+        self._count(now_s)
         self._jobs.pop(job, None)
         return self._noted(self._scheduler.end(job, now_s=now_s))
 
     def wake(self, *, now_s: float) -> Sequence[Decision]:
         """A step, a claim, or what the scheduler waits for."""
+        self._count(now_s)
         decisions = self._take(now_s)
         lent = False
         if decisions or now_s >= self._next_step_s(self._reviewed_s) or self._due(now_s):
@@ -221,6 +265,7 @@ class Lending:
 
     def lose(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
         """A node is gone. One that services have, or will have, is replaced."""
+        self._count(now_s)
         decisions = self._noted(self._scheduler.lose(pool, node, now_s=now_s))
         if (estate := self._estates.get(pool)) is not None:
             estate.away.add(node)
@@ -234,6 +279,7 @@ class Lending:
 
     def regain(self, pool: str, node: int, *, now_s: float) -> Sequence[Decision]:
         """A node is back: for the services, if they lack one."""
+        self._count(now_s)
         estate = self._estates.get(pool)
         if estate is None:
             return self._noted(self._scheduler.regain(pool, node, now_s=now_s))
@@ -247,6 +293,7 @@ class Lending:
 
     def drain(self, pool: str, node: int, *, from_s: float, now_s: float) -> Sequence[Decision]:
         """A node will be gone."""
+        self._count(now_s)
         decisions = self._noted(self._scheduler.drain(pool, node, from_s=from_s, now_s=now_s))
         if (estate := self._estates.get(pool)) is not None:
             estate.announced[node] = min(from_s, estate.announced.get(node, math.inf))
@@ -290,8 +337,14 @@ class Lending:
             raise SpecError(f"not all nodes of pool `{pool}` are free", hint=hint)
         return estate
 
-    def _allowed(self, job: Job) -> Job | str:
-        """The job with the pools that it may use; or why there are none."""
+    def _refused(self, job: Job, allowed: Job) -> str:
+        """Why pools that do not lend to a job cannot take it either."""
+        layouts = [self.machine.pools[name].pool for name in allowed.pools]
+        obstacles = (f"pool `{layout.name}` {layout.obstacle(job) or 'keeps spares'}" for layout in layouts)
+        return f"job {job.id} asks for {job.devices} devices: {'; '.join(obstacles)}"
+
+    def _allowed(self, job: Job) -> tuple[tuple[str, ...], str]:
+        """The pools that a job may use, and why it may not use a lending one; empty: it may use all it names."""
         pools, why = job.pools or tuple(self.machine.pools), ""
         allowed: list[str] = []
         for name in pools:
@@ -306,9 +359,15 @@ class Lending:
                 why = f"needs {needs} nodes, and pool `{name}` never lends more than {estate.lends_most}"
             else:
                 allowed.append(name)
-        if not allowed:
-            return why
-        return job if len(allowed) == len(pools) else msgspec.structs.replace(job, pools=tuple(allowed))
+        return tuple(allowed), why
+
+    def _count(self, now_s: float) -> None:
+        """Time in which there were jobs; nobody looks at services in any other."""
+        for estate in self._estates.values():
+            if self._jobs:
+                estate.count(now_s)
+            else:
+                estate.since_s = now_s
 
     def _next_step_s(self, after_s: float) -> float:
         return (math.floor(after_s / self._step_s) + 1) * self._step_s if math.isfinite(after_s) else after_s
@@ -441,6 +500,7 @@ class Lending:
                     if smaller is not None:
                         devices = f"it shrinks from {placement.devices} to {smaller.devices} devices"
                         reason = f"{text}; {devices}"
+                        estate.shrunk += 1
                         decisions.append(self._scheduler.move(job, smaller, now_s=now_s, reason=reason))
             for node, claim in due.items():
                 text = f"{why}; {estate.pool}-{node}, asked back at {claim.said_s:g} s, was where least is lost:"
@@ -455,10 +515,12 @@ class Lending:
             for decision in self._noted(self._scheduler.lose(pool, node, now_s=now_s)):
                 if isinstance(decision, Preempt | Resize) and decision.job in there:
                     there.remove(decision.job)
+                    estate.stopped += 1
                     decision = msgspec.structs.replace(decision, reason=text)
                 decisions.append(decision)
             self.machine.restore(pool, node)
         del estate.claims[node]
+        estate.asked_back += 1
         self._keep(estate, node, now_s)
         return decisions
 

@@ -1,9 +1,8 @@
-"""The queue: waiting jobs in order of arrival, with what a pass over them compares as arrays."""
+"""The queue: waiting jobs in order of arrival, with what is compared of all of them as arrays."""
 
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -15,10 +14,6 @@ Positions = NDArray[np.intp]
 
 SLACK: Final = 64
 """Places of jobs that left are closed up when they are more than the jobs that wait, plus this."""
-PART_LENGTH: Final = 32
-"""Places walked over together, if the least that they ask for gives reason to: a few microseconds."""
-FEW_PARTS: Final = 4
-"""So many parts are walked over without asking for the least."""
 GONE: Final = np.iinfo(np.int64).max
 """Devices of a place that nobody has: more than any machine."""
 
@@ -38,13 +33,11 @@ class Full:
 class Line:
     """Places in order of arrival. A place keeps its number until the next `append`.
 
-    Invariant: places in `[first, _end)` hold a job or are gone, `count` of them a job, the one at `first` too; nobody
-    in a part of the line asks for less than its `_least_...`.
+    Invariant: places in `[first, _end)` hold a job or are gone, `count` of them a job, the one at `first` too.
     """
 
     def __init__(self) -> None:
         self._jobs: list[Job | None] = []
-        self._shapes: list[int] = []
         self._arrivals: list[int] = []
         """Ascending: who came when, counted from 0."""
         self._came = 0
@@ -67,16 +60,10 @@ class Line:
         at = self._end
         self._jobs.append(job)
         self._places[job.id] = at
-        self._devices[at], self._estimate_s[at] = job.devices, job.estimate_s
-        self._shapes.append(shape)
+        self._devices[at], self._estimate_s[at], self._shapes[at] = job.devices, job.estimate_s, shape
         self._arrivals.append(self._came)
         self._came += 1
         self._key[at] = key
-        part = at // PART_LENGTH
-        if at % PART_LENGTH == 0 or job.devices < self._least_devices[part]:
-            self._least_devices[part] = job.devices
-        if at % PART_LENGTH == 0 or job.estimate_s < self._least_estimate_s[part]:
-            self._least_estimate_s[part] = job.estimate_s
         self._end += 1
         self.count += 1
         return at
@@ -87,16 +74,15 @@ class Line:
         if self._end == len(self._devices):
             self._reserve(2 * len(self._devices))
         at, end = bisect(self._arrivals, arrival), self._end
-        for column in (self._devices, self._estimate_s, self._key):
+        for column in (self._devices, self._estimate_s, self._shapes, self._key):
             column[at + 1 : end + 1] = column[at:end].copy()
         self._devices[at], self._estimate_s[at], self._key[at] = job.devices, job.estimate_s, key
+        self._shapes[at] = shape
         self._jobs.insert(at, job)
-        self._shapes.insert(at, shape)
         self._arrivals.insert(at, arrival)
         self._places = {one.id: place for place, one in enumerate(self._jobs) if one is not None}
         self._end += 1
         self.count += 1
-        self._find_least(at // PART_LENGTH)
         return at
 
     def remove(self, at: int) -> None:
@@ -116,7 +102,7 @@ class Line:
 
     def shape(self, at: int) -> int:
         """What its job's needs have in common with others'."""
-        return self._shapes[at]
+        return int(self._shapes[at])
 
     def arrival(self, at: int) -> int:
         """When its job came, counted from 0."""
@@ -161,42 +147,25 @@ class Line:
         ordered: Positions = places[np.argsort(self._estimate_s[places], kind="stable")]
         return ordered
 
-    def parts(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> list[int]:
-        """Parts of the line in which somebody may be a candidate, by the least that its jobs ask for."""
-        first, end = self.first // PART_LENGTH, -(-self._end // PART_LENGTH)
-        if end - first <= FEW_PARTS:
-            return list(range(first, end))
-        devices = self._least_devices[first:end]
-        may = self._least_estimate_s[first:end] + now_s <= hold_s
-        if spare_devices:
-            may |= devices <= spare_devices
+    def candidates(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> Positions:
+        """Who, by mere numbers, may start beside a hold, in order of arrival: what `Shortlist` says one by one."""
+        span = slice(self.first, self._end)
+        devices = self._devices[span]
+        may = self._estimate_s[span] + now_s <= hold_s
+        may |= devices <= spare_devices
         may &= devices <= free_devices
-        found: list[int] = (first + may.nonzero()[0]).tolist()
+        found: Positions = self.first + np.flatnonzero(may)
         return found
 
-    def candidates(
-        self, part: int, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int, full: Full
-    ) -> Iterator[tuple[int, Job]]:
-        """Who of a part, by mere numbers, may start beside a hold, in order of arrival.
+    def late(self, places: Positions, *, now_s: float, hold_s: float) -> NDArray[np.bool_]:
+        """Of some places, whose jobs would outlast a hold if they started now."""
+        late: NDArray[np.bool_] = self._estimate_s[places] + now_s > hold_s
+        return late
 
-        Its devices are free, and it is over when the hold begins or so many are spare. `full` says for whose needs
-        there was no place; it may grow meanwhile.
-        """
-        begin, end = max(self.first, part * PART_LENGTH), min(self._end, (part + 1) * PART_LENGTH)
-        nobody, shapes = True, self._shapes
-        for at, job in enumerate(self._jobs[begin:end], start=begin):
-            if job is None or job.devices > free_devices:
-                continue
-            late = job.estimate_s + now_s > hold_s
-            if late and job.devices > spare_devices:
-                continue
-            nobody = False
-            if shapes[at] not in (full.late if late else full.ever):
-                yield at, job
-        if nobody and self._end - self.first > FEW_PARTS * PART_LENGTH:
-            # Its least were those of jobs that left, or of two jobs.
-            self._least_devices[part] = self._devices[begin:end].min()
-            self._least_estimate_s[part] = self._estimate_s[begin:end].min()
+    def like(self, places: Positions, shape: int) -> NDArray[np.bool_]:
+        """Of some places, whose jobs are of a shape."""
+        like: NDArray[np.bool_] = self._shapes[places] == shape
+        return like
 
     def movable(self, *, after: int, now_s: float, devices: int, before_s: float) -> Positions:
         """Places whose key is later than now, if few devices are asked for or the key is before an instant."""
@@ -212,14 +181,11 @@ class Line:
         """Assert the invariant."""
         span = self._jobs[self.first : self._end]
         assert self.count == sum(job is not None for job in span) == len(self.waiting())
-        assert len(self._jobs) == len(self._shapes) == len(self._arrivals) == self._end
+        assert len(self._jobs) == len(self._arrivals) == self._end
         assert self._arrivals == sorted(self._arrivals)
         assert all(self.job(at).id == job for job, at in self._places.items())
         assert len(self._places) == self.count
         assert not span or span[0] is not None
-        for at in self._places.values():
-            assert self._least_devices[at // PART_LENGTH] <= self._devices[at]
-            assert self._least_estimate_s[at // PART_LENGTH] <= self._estimate_s[at]
 
     def _reserve(self, length: int) -> None:
         def grown(name: str, kind: type) -> None:
@@ -231,29 +197,19 @@ class Line:
         self._devices: NDArray[np.int64]
         self._estimate_s: NDArray[np.float64]
         self._key: NDArray[np.float64]
-        self._least_devices: NDArray[np.int64]
-        self._least_estimate_s: NDArray[np.float64]
+        self._shapes: NDArray[np.int64]
         grown("_devices", np.int64)
         grown("_estimate_s", np.float64)
         grown("_key", np.float64)
-        grown("_least_devices", np.int64)
-        grown("_least_estimate_s", np.float64)
+        grown("_shapes", np.int64)
 
     def _close_up(self) -> None:
         places = self.waiting()
         count = len(places)
-        for column in (self._devices, self._estimate_s, self._key):
+        for column in (self._devices, self._estimate_s, self._shapes, self._key):
             column[:count] = column[places]
         jobs = self.jobs()
-        self._shapes = [self._shapes[at] for at in places.tolist()]
         self._arrivals = [self._arrivals[at] for at in places.tolist()]
         self._jobs = list(jobs)
         self._places = {job.id: at for at, job in enumerate(jobs)}
         self.first, self._end = 0, count
-        self._find_least(0)
-
-    def _find_least(self, from_part: int) -> None:
-        for part in range(from_part, -(-self._end // PART_LENGTH)):
-            span = slice(part * PART_LENGTH, min(self._end, (part + 1) * PART_LENGTH))
-            self._least_devices[part] = self._devices[span].min()
-            self._least_estimate_s[part] = self._estimate_s[span].min()

@@ -5,6 +5,7 @@ Two machines answer: `counted.Counted` (mere numbers) and `placed.Placed` (nodes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from myriarch.schedule.decision import Placement
@@ -18,7 +19,7 @@ class Hold:
     estimates of what runs, and stands until something ends at another instant than was estimated.
     """
 
-    __slots__ = ("at_s", "job", "pool", "spare_devices", "spare_on")
+    __slots__ = ("_bits", "at_s", "job", "pool", "spare_devices", "spare_on")
 
     def __init__(
         self,
@@ -37,7 +38,23 @@ class Hold:
         self.pool = pool
         """Where the hold lies."""
         self.spare_on = spare_on or {}
-        """What it leaves on each node that it touches."""
+        """What it leaves on each node that it touches: always the same nodes."""
+        self._bits: int | None = None
+
+    @property
+    def bits(self) -> int:
+        """The nodes that it touches, as the bits of an integer."""
+        if self._bits is None:
+            self._bits = bits_of(self.spare_on)
+        return self._bits
+
+
+def bits_of(nodes: Iterable[int]) -> int:
+    """A set of nodes as the bits of one integer."""
+    bits = 0
+    for node in nodes:
+        bits |= 1 << node
+    return bits
 
 
 class Machine(Protocol):

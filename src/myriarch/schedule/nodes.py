@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from myriarch.schedule.job import Within
 from myriarch.schedule.layout import PoolLayout
-from myriarch.schedule.packing import choose, earliest
+from myriarch.schedule.packing import choose, earliest, enough
 
 FARTHEST: Final[Mapping[Within, int]] = {"node": 0, "rack": 0, "pod": 1, "pool": 2}
 """How far away the node that takes another's place may be: 0 in its rack, 1 in its pod, 2 anywhere."""
@@ -94,16 +94,22 @@ class PoolNodes:
         return -sizes[0]
 
     def find(
-        self, nodes: int, each: int, within: Within, *, spare: Mapping[int, int] = NOBODY
+        self, nodes: int, each: int, within: Within, *, spare: Mapping[int, int] = NOBODY, bits: int = 0
     ) -> tuple[int, ...] | None:
-        """Nodes with so many free devices each. On the nodes of `spare` no more than it says may be used."""
+        """Nodes with so many free devices each. On the nodes of `spare`, the `bits`, no more than it says may be
+        used."""
         if self.free_devices < nodes * each:
             return None
         if nodes == 1:
-            node = self._fullest(each, spare)
+            node = self._fullest(each, spare, bits)
             return None if node is None else (node,)
-        if sum(self._nodes_with[each:]) < nodes:
+        most = sum(self._nodes_with[each:])
+        if most < nodes:
             return None
+        if spare:
+            most -= sum((having & bits).bit_count() for having in self._having[each:])
+            if most + sum(limit >= each for limit in spare.values()) < nodes:
+                return None
         usable = self._free >= each
         for node, limit in spare.items():
             if limit < each:
@@ -115,6 +121,10 @@ class PoolNodes:
         """The earliest instant at which so many nodes have so many free devices each, by estimates."""
         ready_s = self._ready(each)
         return float(ready_s.min()) if nodes == 1 else earliest(self.pool, ready_s, nodes, within)
+
+    def ready_by(self, at_s: float, nodes: int, each: int, within: Within) -> bool:
+        """Whether `when` is an instant or before it: much less work."""
+        return enough(self.pool, self._ready(each) <= at_s, nodes, within)
 
     def spare_at(self, at_s: float, nodes: int, each: int, within: Within) -> dict[int, int]:
         """Who is taken at `when`, and what is left on them then."""
@@ -229,10 +239,7 @@ class PoolNodes:
         assert [nodes.bit_count() for nodes in self._having] == self._nodes_with
         assert self.free_devices == int(self._free.sum())
 
-    def _fullest(self, each: int, spare: Mapping[int, int]) -> int | None:
-        held = 0
-        for node in spare:
-            held |= 1 << node
+    def _fullest(self, each: int, spare: Mapping[int, int], held: int) -> int | None:
         for free in range(each, self.pool.devices_per_node + 1):
             having = self._having[free]
             if not having:

@@ -60,6 +60,14 @@ def earliest(pool: PoolLayout, ready_s: NDArray[np.float64], nodes: int, within:
     return float(np.partition(padded.reshape(domains, size), nodes - 1, axis=1)[:, nodes - 1].min())
 
 
+def enough(pool: PoolLayout, ready: NDArray[np.bool_], nodes: int, within: Within) -> bool:
+    """Whether so many nodes of a pool are ready within one domain. ready: of each node."""
+    size = pool.domain_nodes(within)
+    if size >= pool.nodes:
+        return int(np.count_nonzero(ready)) >= nodes
+    return int(_counts(ready, size).max()) >= nodes
+
+
 def _counts(of: NDArray[np.bool_] | NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Sums of neighbours, so many at a time."""
     sums: NDArray[np.int64] = np.add.reduceat(of.astype(np.int64), np.arange(0, len(of), size))

@@ -7,6 +7,7 @@ who need it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -17,7 +18,7 @@ from myriarch.errors import SpecError
 from myriarch.schedule.decision import Placement
 from myriarch.schedule.job import Job, JobId, Within
 from myriarch.schedule.layout import PoolLayout, check_layouts
-from myriarch.schedule.machine import Hold
+from myriarch.schedule.machine import Hold, bits_of
 from myriarch.schedule.nodes import NOBODY, Drain, PoolNodes
 
 Prefer = Callable[[Job, PoolLayout], tuple[float, float]]
@@ -36,6 +37,9 @@ class Supply(Protocol):
 
     def earliest_s(self, job: Job, *, pool: str, devices: int, now_s: float) -> float:
         """From when on there is enough for it, by estimates."""
+
+    def lacks(self, job: Job) -> bool:
+        """Whether nothing else was missing when the job, first in the queue, last found no place."""
 
 
 class _Way(NamedTuple):
@@ -123,10 +127,13 @@ class Placed:
         within, ways = self._ways[self.shape(job)]
         late = hold is not None and now_s + job.estimate_s > hold.at_s
         for nodes, many, each in ways:
-            spare = hold.spare_on if late and hold is not None and hold.pool == nodes.pool.name else NOBODY
+            spare, bits = NOBODY, 0
+            if late and hold is not None and hold.pool == nodes.pool.name:
+                spare, bits = hold.spare_on, hold.bits
             if nodes.drains:
-                spare = {**spare, **nodes.barred(now_s + job.estimate_s)}
-            found = nodes.find(many, each, within, spare=spare)
+                barred = nodes.barred(now_s + job.estimate_s)
+                spare, bits = {**spare, **barred}, bits | bits_of(barred)
+            found = nodes.find(many, each, within, spare=spare, bits=bits)
             if found is not None:
                 placement = Placement(pool=nodes.pool.name, nodes=found, devices_per_node=each)
                 if self.supply is None or self.supply.admits(job, placement, now_s=now_s):
@@ -168,9 +175,8 @@ class Placed:
 
     def renew(self, hold: Hold, job: Job, *, now_s: float) -> Hold:
         """Where no earlier place came of it the nodes stay the same; of those that were to be busy more is left."""
-        found = self._earliest(job)
-        if self._early is None or found.at_s != hold.at_s or found.way.nodes.pool.name != hold.pool:
-            return self._held(job, found, now_s)
+        if self._early is None or not self._stands(hold, job):
+            return self._held(job, self._earliest(job), now_s)
         for nodes, placement, until_s, _ in self._early:
             if nodes.pool.name == hold.pool and until_s > hold.at_s:
                 for node in placement.nodes:
@@ -178,6 +184,20 @@ class Placed:
                         hold.spare_on[node] += placement.devices_per_node
         self._early = []
         return hold
+
+    def _stands(self, hold: Hold, job: Job) -> bool:
+        """Whether the earliest instant for a job is still the hold's, in its pool: what `_earliest` would say."""
+        at_s, tried = hold.at_s, False
+        for nodes, many, each in self._ways[self.shape(job)][1]:
+            own = nodes.pool.name == hold.pool
+            sooner_s = math.nextafter(at_s, -math.inf) if own or tried else at_s
+            if nodes.ready_by(sooner_s, many, each, job.within):
+                return False
+            if own:
+                tried = True
+                if not nodes.ready_by(at_s, many, each, job.within):
+                    return False
+        return tried
 
     def _earliest(self, job: Job) -> _Found:
         _, ways = self._ways[self.shape(job)]

@@ -11,15 +11,18 @@ from myriarch.schedule.line import Line
 from myriarch.schedule.machine import Breakable, Hold, Machine
 from myriarch.schedule.order import Order
 from myriarch.schedule.runs import Runs
+from myriarch.schedule.shortlist import Shortlist
 
 
 class Queue:
-    """A line, its order, and the machine that its jobs start on."""
+    """A line, its order, and the machine that its jobs start on. Invariant: who is in the line is in the shortlist."""
 
-    def __init__(self, machine: Machine, order: Order) -> None:
+    def __init__(self, machine: Machine, order: Order, *, shortlist: Shortlist | None = None) -> None:
+        """`shortlist`: kept with the line, for who asks it."""
         self.machine = machine
         self.order = order
         self.line = Line()
+        self._shortlist = shortlist
         self._by_arrival = order.by_arrival
         self._changes = order.refresh_s < float("inf")
         self._fresh_s = float("-inf")
@@ -29,7 +32,18 @@ class Queue:
     def append(self, job: Job, *, now_s: float) -> int:
         """Let a job wait; its place."""
         key = 0.0 if self._by_arrival else self.order.key(job, now_s=now_s)
-        return self.line.append(job, shape=self.machine.shape(job), key=key)
+        shape = self.machine.shape(job)
+        at = self.line.append(job, shape=shape, key=key)
+        if self._shortlist is not None:
+            self._shortlist.add(job, shape=shape, arrival=self.line.arrival(at))
+        return at
+
+    def remove(self, at: int) -> None:
+        """A job waits no more."""
+        if self._shortlist is not None:
+            line = self.line
+            self._shortlist.remove(line.job(at), shape=line.shape(at), arrival=line.arrival(at))
+        self.line.remove(at)
 
     def refresh(self, *, now_s: float) -> bool:
         """Work the keys out anew where they are too old; whether that was done."""
@@ -59,7 +73,7 @@ class Queue:
         job = self.line.job(at)
         if self._breaks:
             self._runs.start(job, arrival=self.line.arrival(at), now_s=now_s)
-        self.line.remove(at)
+        self.remove(at)
         reason = _reason(job, hold, now_s=now_s)
         self.machine.start(job, placement, now_s=now_s, hold=hold)
         if self._changes:
@@ -101,13 +115,19 @@ class Queue:
         """Assert the invariants."""
         self.line.check()
         self.machine.check()
+        if self._shortlist is not None:
+            self._shortlist.check()
+            assert len(self._shortlist) == self.line.count
 
     def _wait_again(self, gone: JobId, pool: str, node: int, planned: bool, now_s: float) -> Preempt:
         cut = self._runs.cut(gone, planned=planned, moves=False, now_s=now_s)
         job = cut.left
         self.end(job.id, now_s=now_s)
         key = 0.0 if self._by_arrival else self.order.key(job, now_s=now_s)
-        self.line.insert(job, shape=self.machine.shape(job), arrival=cut.arrival, key=key)
+        shape = self.machine.shape(job)
+        self.line.insert(job, shape=shape, arrival=cut.arrival, key=key)
+        if self._shortlist is not None:
+            self._shortlist.add(job, shape=shape, arrival=cut.arrival)
         self._runs.returned(job.id)
         room = "nowhere is room for it now, so it" if cut.goes_on else "nothing is left to go on from, so it"
         reason = f"{cut.why(pool, node)}; {room} waits where it stood"

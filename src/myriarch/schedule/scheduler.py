@@ -25,7 +25,7 @@ class Scheduler(Protocol):
 
     @property
     def head(self) -> Job | None:
-        """Who is first in the queue."""
+        """Who is first in the queue; None while jobs wait: all of them are held back (`capped`)."""
 
     @property
     def wake_s(self) -> float:

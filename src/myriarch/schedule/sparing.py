@@ -15,8 +15,8 @@ or shrink, so that it is an upper bound for such schedulers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol, final, runtime_checkable
 
 import numpy as np
 
@@ -68,6 +68,14 @@ def best(
     )
 
 
+def _by_pool(said: float | Mapping[str, float], pools: Iterable[str]) -> dict[str, float]:
+    """Of each pool that something is said of, in the order of the pools."""
+    if isinstance(said, Mapping):
+        return {pool: said[pool] for pool in pools if pool in said}
+    return dict.fromkeys(pools, said)
+
+
+@runtime_checkable
 class Changing(Draining, Protocol):
     """A scheduler on nodes that can be told that there are more or fewer of them: `Easy`, `InOrder`, `Ranked`."""
 
@@ -87,23 +95,27 @@ class Sparing:
         self,
         scheduler: Changing,
         *,
-        failures_per_node_s: float,
-        repair_s: float = DEFAULT_REPAIR_S,
+        failures_per_node_s: float | Mapping[str, float],
+        repair_s: float | Mapping[str, float] = DEFAULT_REPAIR_S,
         review_s: float = REVIEW_S,
         most_share: float = MOST_SHARE,
     ) -> None:
-        if not (failures_per_node_s >= 0 and repair_s > 0 and review_s > 0 and 0 <= most_share < 1):
+        """`failures_per_node_s` and `repair_s`: of all pools, or by pool; a pool without a rate is let alone."""
+        if not isinstance(scheduler.machine, Placed):
+            raise SpecError("spares are nodes, and this scheduler only counts devices", hint="give it a `Placed`")
+        rates = _by_pool(failures_per_node_s, scheduler.machine.pools)
+        repairs_s = _by_pool(repair_s, rates)
+        least_s = min((*repairs_s.values(), review_s))
+        if not (min(rates.values(), default=0.0) >= 0 and least_s > 0 and 0 <= most_share < 1):
             raise SpecError(
-                f"failures_per_node_s {failures_per_node_s:g}, repair_s {repair_s:g}, review_s {review_s:g}, "
+                f"failures_per_node_s {failures_per_node_s}, repair_s {repair_s}, review_s {review_s:g}, "
                 f"most_share {most_share:g} are no numbers of failures, repairs and shares",
                 hint="rates from 0 up, times above 0, the share from 0 to below 1",
             )
-        if not isinstance(scheduler.machine, Placed):
-            raise SpecError("spares are nodes, and this scheduler only counts devices", hint="give it a `Placed`")
         self._scheduler = scheduler
         self._placed = scheduler.machine
-        self._rate = failures_per_node_s
-        self._repair_s = repair_s
+        self._rates = rates
+        self._repairs_s = repairs_s
         self._review_s = review_s
         self._most_share = most_share
         self._nodes: dict[JobId, tuple[str, int]] = {}
@@ -138,7 +150,7 @@ class Sparing:
             self._review_at_s = now_s + self._review_s
         self._needs[job.id] = job
         if self.machine.refusal(job):
-            for pool in self.machine.pools:
+            for pool in self._rates:
                 self.machine.reserve(pool, nodes=min(self._most(pool), self._kept(pool)))
         return self._noted(self._scheduler.submit(job, now_s=now_s))
 
@@ -178,12 +190,12 @@ class Sparing:
 
     def _review(self) -> None:
         """Keep back what is best now."""
-        for pool, nodes in self.machine.pools.items():
+        for pool, rate in self._rates.items():
             self.plans[pool] = best(
-                nodes=nodes.pool.nodes,
+                nodes=self.machine.pools[pool].pool.nodes,
                 gangs=[count for where, count in self._nodes.values() if where == pool],
-                failures_per_node_s=self._rate,
-                repair_s=self._repair_s,
+                failures_per_node_s=rate,
+                repair_s=self._repairs_s[pool],
                 most=self._most(pool),
             )
             self.machine.reserve(pool, nodes=self.plans[pool].nodes)

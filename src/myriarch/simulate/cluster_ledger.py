@@ -2,7 +2,8 @@
 
 Devices are idle for want of jobs (`idle_no_demand`); while somebody waits, because the first in the queue asks for no
 more than is free, but it is scattered or held for another (`idle_fragmented`), or because it asks for more
-(`idle_waiting_gang`); or on purpose (`idle_reserved_spare`).
+(`idle_waiting_gang`); or on purpose: as spares (`idle_reserved_spare`), or because all who wait are held back for
+cheaper hours, or the first has devices but no power (`idle_price_hold`).
 """
 
 from __future__ import annotations
@@ -116,7 +117,10 @@ class Meter:
 
     def _why_idle(self) -> Leaf:
         head = self._scheduler.head
-        fits = head is not None and head.devices <= self._scheduler.machine.free_devices
+        supply = None if self._placed is None else self._placed.supply
+        if head is None or (supply is not None and supply.lacks(head)):
+            return "idle_price_hold"
+        fits = head.devices <= self._scheduler.machine.free_devices
         return "idle_fragmented" if fits else "idle_waiting_gang"
 
 

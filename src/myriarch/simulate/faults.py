@@ -9,13 +9,14 @@ from myriarch.spec.run import Run
 
 FaultAction = Literal[
     "kill", "stop", "slow", "return", "disconnect",
-    "user_error", "bad_shard", "skip_snapshot", "no_room", "drain_error", "request_stop",
+    "break", "kill_workers", "user_error", "bad_shard", "skip_snapshot", "no_room", "drain_error", "request_stop",
 ]  # fmt: skip
 """`kill`: SIGKILL. `stop`: SIGSTOP. `slow`: devices become slower. `return`: a lost node's name comes back with another
-machine. `disconnect`: a control connection closes for a while. `user_error`: a worker's script raises. `bad_shard`: a
-node's shards no longer match their hashes. `skip_snapshot`: a worker finds no free slot once. `no_room`: a node
-takes no copies any more. `drain_error`: a node's next write to disk fails. `request_stop`: somebody asks the run to
-end."""
+machine. `break`: a node dies, and another machine is in its place only after a while. `kill_workers`: all workers of a
+node die, the node stays. `disconnect`: a control connection closes for a while. `user_error`: a worker's script
+raises. `bad_shard`: a node's shards no longer match their hashes. `skip_snapshot`: a worker finds no free slot once.
+`no_room`: a node takes no copies any more. `drain_error`: a node's next write to disk fails. `request_stop`: somebody
+asks the run to end."""
 
 
 class Fault(Value, frozen=True, kw_only=True):
@@ -29,7 +30,7 @@ class Fault(Value, frozen=True, kw_only=True):
     at_step: int | None = None
     """Once a completed step is so high."""
     duration_s: float = 0.0
-    """Of a closed connection, or a controller's absence."""
+    """Of a closed connection, a controller's absence, or a repair."""
     factor: float = 1.0
     """Share of its speed that a slow target keeps."""
 

@@ -33,7 +33,8 @@ def assign_groups(state: State, groups: Mapping[GroupId, Group], *, whole: bool 
         lost=lambda group, node: node not in members or node in lost or seat.get(node, NOWHERE)[0] != group,
         holds=lambda group, place, node: saved.holds((group, place), node),
         warm=lambda node: True,
-        fits=lambda some: _fit(state, some, besides=groups, whole=whole),
+        fits=lambda some: _fit(state, some, besides=groups),
+        whole=state.terms.whole_groups or whole,
     )
     everybody = dict(crew.layouts)
     for layout in found.layouts:
@@ -64,10 +65,7 @@ def splits(state: State, layouts: Sequence[GroupLayout], *, resized: bool) -> bo
     return fits(sizes, sequences=state.resolved.run.batch.sequences)
 
 
-def _fit(state: State, some: Mapping[GroupId, int], *, besides: Container[GroupId], whole: bool) -> bool:
+def _fit(state: State, some: Mapping[GroupId, int], *, besides: Container[GroupId]) -> bool:
     """Whether groups of these sizes can work with those that stay as they are."""
-    crew, terms = state.crew, state.terms
-    if (terms.whole_groups or whole) and any(size != crew.full[name] for name, size in some.items()):
-        return False
-    stay = {name: size for name, size in crew.sizes.items() if name not in besides}
+    stay = {name: size for name, size in state.crew.sizes.items() if name not in besides}
     return fits({**stay, **some}, sequences=state.resolved.run.batch.sequences)

@@ -3,9 +3,9 @@ leave of them.
 
 The rules are `checkpoint.placement`'s and `checkpoint.restore`'s, which are called on what they are about. A small job
 calls them with all its workers, as `Control` does. In a large one a node's shards lie together (rule 4 of the
-placement), so that nodes are counted instead of shards; copies stay within a group's own nodes; and as long as every
-lost place has a copy or a twin somewhere, which is looked up, the snapshot is whole and the plan needs no list of
-workers. When that fails, the list is made.
+placement), so that nodes are counted instead of shards; copies stay within a group's own nodes; and whether a snapshot
+is whole follows from the places that were lost (`Commit.whole_for`), so that the plan needs no list of workers. A test
+compares the two.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from myriarch.checkpoint.restore import Durable, RestorePlan, plan_restore
 from myriarch.event.events import HeldShard
 from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank, Step
 from myriarch.event.layout import GroupLayout, ShardKey, node_order
+from myriarch.spec.run import Mesh
 
 WORKERS_LISTED: Final = 256
 """Up to so many workers all of them are placed and planned together, as `Control` does."""
@@ -52,6 +53,34 @@ class Commit:
         group, place = seat
         saved = (self.layouts[group].nodes[place], *self._copies_of(seat))
         return list(dict.fromkeys((*(node for node in saved if node not in self.gone), *self.fetched.get(seat, ()))))
+
+    def whole_for(self, layouts: Sequence[GroupLayout]) -> bool:
+        """Whether these groups can begin from it, by the rule of `plan_restore`: each place has its shards from the
+        same place of some group of the same mesh; else the group takes all from any group of which none is lost."""
+        saved = self.layouts.values()
+        known = all(any(layout.mesh == other.mesh for other in saved) for layout in self._changed(layouts))
+        if known and all(self._held(self.layouts[group].mesh, place) for group, place in self.lost):
+            return True
+        return len({seat[0] for seat in self.lost if not self.holders(seat)}) < len(self.layouts)
+
+    def remote_for(self, layouts: Sequence[GroupLayout]) -> bool:
+        """Whether anybody of these groups has to fetch shards: not all of them are as they were saved."""
+        changed = {group for group, _ in self.lost}
+        return bool(self._changed(layouts)) or any(layout.group in changed for layout in layouts)
+
+    def _changed(self, layouts: Sequence[GroupLayout]) -> list[GroupLayout]:
+        """Groups that were not saved, or had another mesh."""
+        saved = self.layouts
+        # Nearly always they are the very ones.
+        others = [(layout, before) for layout in layouts if (before := saved.get(layout.group)) is not layout]
+        return [layout for layout, before in others if before is None or before.mesh != layout.mesh]
+
+    def _held(self, mesh: Mesh, place: int) -> bool:
+        """Whether anybody has the shards of this place, in any group of this mesh. Copies are looked up last."""
+        kin = [name for name, layout in self.layouts.items() if layout.mesh == mesh]
+        return any(self.layouts[name].nodes[place] not in self.gone for name in kin) or any(
+            self.holders((name, place)) for name in kin
+        )
 
     def _copies_of(self, seat: Seat) -> tuple[NodeId, ...]:
         if seat not in self._copies:
@@ -126,30 +155,16 @@ class Saved:
     def plan(self, layouts: Sequence[GroupLayout], *, incarnation: Incarnation) -> tuple[RestorePlan, bool]:
         """The newest step that is whole for these groups; and whether anybody has to fetch from another node."""
         commit = self.committed
-        if commit is None and not self.listed:
+        if self.listed:
+            snapshot = None if commit is None else _snapshot(commit, tuple(commit.layouts.values()), incarnation)
+            plan = plan_restore(layouts, committed=snapshot, durable=self.newest_durable)
+            return plan, plan.remote_shards > 0
+        if commit is None:
             return plan_restore((), committed=None, durable=self.newest_durable), False
-        if commit is not None and not self.listed and self._evidently_whole(layouts, commit):
-            plan = plan_restore((), committed=_snapshot(commit, (), incarnation), durable=self.newest_durable)
-            return plan, plan.tier == "memory" and bool(commit.lost)
-        snapshot = None if commit is None else _snapshot(commit, tuple(commit.layouts.values()), incarnation)
-        plan = plan_restore(layouts, committed=snapshot, durable=self.newest_durable)
-        return plan, plan.remote_shards > 0
-
-    def _evidently_whole(self, layouts: Sequence[GroupLayout], commit: Commit) -> bool:
-        """Whether the groups are as they were saved and each lost place has a copy, its own or a twin's: what
-        `plan_restore` looks for first. False: it is not seen at a glance."""
-        for layout in layouts:
-            before = commit.layouts.get(layout.group)
-            if before is None or (layout is not before and layout.mesh != before.mesh):
-                return False
-        for group, place in commit.lost:
-            mesh = commit.layouts[group].mesh
-            kin = {other: layout for other, layout in commit.layouts.items() if layout.mesh == mesh}
-            if all(layout.nodes[place] in commit.gone for layout in kin.values()) and not any(
-                commit.holders((other, place)) for other in kin
-            ):
-                return False
-        return True
+        # To the planner nobody holds anything: it finds a step whole that nobody asks for, and lost if somebody does.
+        asks = () if commit.whole_for(layouts) else layouts[:1]
+        plan = plan_restore(asks, committed=_snapshot(commit, (), incarnation), durable=self.newest_durable)
+        return plan, plan.tier == "memory" and commit.remote_for(layouts)
 
     def place(
         self, layouts: Sequence[GroupLayout], *, members: Mapping[NodeId, PoolId], spares: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -98,14 +99,26 @@ class Inflicter:
             )
             self.world.engine_says(event)
 
+    def _die(self, node: SimNode, *, detail: str) -> None:
+        if node.alive:
+            self.world.work.die(node)
+            gone = NodeExited(node=node.name, boot=node.boot, detail=detail)
+            self.world.clock.after(self.world.timing.exit_s, partial(self.world.engine_says, gone))
+
     def _on_node(self, fault: Fault, node: SimNode) -> None:
         self._note(fault, (node.name,))
         match fault.action:
             case "kill":
-                if node.alive:
-                    self.world.work.die(node)
-                    gone = NodeExited(node=node.name, boot=node.boot, detail="killed by SIGKILL")
-                    self.world.clock.after(self.world.timing.exit_s, partial(self.world.engine_says, gone))
+                self._die(node, detail="killed by SIGKILL")
+            case "break":
+                node.broken = True
+                self._die(node, detail="the machine failed")
+                if math.isfinite(fault.duration_s):
+                    back = Fault(action="return", target=node.name)
+                    self.world.clock.after(fault.duration_s, partial(self.inflict, back))
+            case "kill_workers":
+                for worker in list(node.workers.values()) if node.alive else ():
+                    self.world.work.kill(worker, code=9, told=True)
             case "stop":
                 node.stopped = True
                 timeout_s = self.world.resolved.run.recovery.heartbeat_timeout_s

@@ -68,6 +68,8 @@ class SimNode:
     """Reports that wait for the connection."""
     incoming: list[AnyAction] = field(default_factory=list)
     """Actions that wait for the connection, or for the node to go on."""
+    broken: bool = False
+    """It is under repair: whoever gives it up gets no other machine for it."""
     drain_errors: int = 0
     """Writes to disk that will fail."""
     launching: dict[ShardKey, Incarnation] = field(default_factory=dict)

@@ -13,14 +13,19 @@ import msgspec
 from msgspec import Meta
 
 from myriarch.schedule.job import Kind, Within
+from myriarch.simulate.breakdowns import Course
+from myriarch.simulate.scenario_options import Defragment, Lend, PowerLimit, SparesByRisk
 from myriarch.simulate.workload.tasks import Estimates
 from myriarch.spec.base import Count, Fraction, Name, NonNegative, Positive, Spec
 from myriarch.spec.fleet import Fleet, Precision
 from myriarch.spec.run import ResolvedRun
 
-TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai"]
-GeneratorName = Literal["philly", "helios", "seren", "kalos", "lublin", "acme-seren", "acme-kalos"]
-"""The last two draw sizes, run times and states together, fitted to all of Acme's published aggregates."""
+TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai", "sia"]
+GeneratorName = Literal[
+    "philly", "helios", "seren", "kalos", "lublin", "acme-seren", "acme-kalos", "sia-philly", "sia-saturn", "gavel",
+]  # fmt: skip
+"""Acme's two draw sizes, run times and states together, fitted to all of its published aggregates. Sia's two and
+Gavel's draw trainings whose speeds on unlike GPUs were measured: pools have the names of those."""
 PolicyName = Literal[
     "fifo", "easy", "sjbf", "conservative", "priority", "preemptive", "fair", "las", "srtf", "srsf", "qssf", "gittins",
     "deadline", "gavel", "elastic", "myriarch",
@@ -39,10 +44,13 @@ class Generator(Spec, frozen=True, kw_only=True):
     name: GeneratorName
     jobs: Count
     load: Positive | None = None
-    """Device-seconds asked for over those there are. Needed, except with `lublin`, which has arrivals of its own, and
-    Acme's two (0.55)."""
+    """Device-seconds asked for over those there are. Needed, except with `lublin`, which has arrivals of its own,
+    Acme's two (0.55), Sia's two (as many jobs an hour as in the publication: 20) and `gavel` (6 an hour). Of the last
+    three, device-seconds are those on the GPUs that run times are of."""
     seed: Seed | None = None
     """None: the scenario's, so that each seed of a sweep draws other jobs."""
+    multiple: bool | None = None
+    """Of `gavel`: some jobs on 2, 4 or 8 devices. None: all on one."""
 
 
 class ListedJob(Spec, frozen=True, kw_only=True):
@@ -110,6 +118,10 @@ class Workload(Spec, frozen=True, kw_only=True):
     """A file in the original format of its source, plain or gzipped."""
     kind: TraceKind | None = None
     """None: the one that the file looks like."""
+    part: Count | None = None
+    """Which of the workloads of a file of Sia's. None: the first."""
+    tuning: Literal["rigid", "elastic"] | None = None
+    """Of Sia's jobs: with the devices and batch of their users, or with any, as suits. None: elastic."""
     generator: Generator | None = None
     jobs: tuple[ListedJob, ...] = ()
     estimates: Estimates | None = None
@@ -183,6 +195,18 @@ class Policy(Spec, frozen=True, kw_only=True):
     """Of elastic resizing: by marginal speed-up (Pollux' way), or Sia's integer program."""
     round_s: Positive | None = None
     """Between two decisions of `gavel` and `elastic`."""
+    # Around any policy that can be told of it (`simulate.scenario_around`).
+    lending: Lend | None = None
+    """Inference services own devices of some pools and lend what they do not need."""
+    power: PowerLimit | None = None
+    """A cap on power; jobs with a deadline may wait for cheaper hours."""
+    defragment: Defragment | bool | None = None
+    """Running jobs are moved together where a gang would fit by count; `true`: as usual."""
+    spares: SparesByRisk | bool | None = None
+    """Spares by risk, in place of the fleet's fixed numbers; `true`: as usual."""
+    prefer: Literal["cheapest-right"] | None = None
+    """Which pool a job tries first: where its precision is cheapest, FP64 left to those who compute in it. None: the
+    one with fewest precisions."""
 
 
 class Lemons(Spec, frozen=True, kw_only=True):
@@ -203,8 +227,27 @@ class Upkeep(Spec, frozen=True, kw_only=True):
     announced_s: NonNegative = 0.0
 
 
+class ListedFault(Spec, frozen=True, kw_only=True):
+    """One fault, written down."""
+
+    at_s: NonNegative
+    node: str
+    """`<pool>-<index>`."""
+    course: Course = "repair"
+    cause: str = "listed"
+    """In anybody's words."""
+    duration_s: Positive | None = None
+    """Away, slow, or until the corruption is noticed. Needed but with `in_place`; in a run file's run None is for
+    good."""
+    factor: Fraction | None = None
+    """With `slow`: share of its speed that is left."""
+    announced_s: NonNegative = 0.0
+    """With `maintenance`: how long before."""
+
+
 class FaultModel(Spec, frozen=True, kw_only=True):
-    """What goes wrong: by a published source, by a rate of one's own, as a log says, or by the pools' `failures`."""
+    """What goes wrong: by a published source, by a rate of one's own, as a log or a list says, or by the pools'
+    `failures`. A run file's run takes a log or a list, beside its own `chaos`."""
 
     source: str = ""
     """Of `simulate/data/failure_rates.yaml`: llama3_405b, meta_ft_hsdp, meta_rsc_1, meta_rsc_2, acme, b200_504,
@@ -213,6 +256,8 @@ class FaultModel(Spec, frozen=True, kw_only=True):
     """Failures of one node and day, for all pools. None, and no source or log: what the fleet's pools say."""
     log: str = ""
     """A CSV file of breakdowns to replay: at_s, pool, node, cause, course, duration_s, factor, announced_s."""
+    listed: tuple[ListedFault, ...] = ()
+    """Faults one by one."""
     rate: NonNegative = 1.0
     """Times as often as the source or the rates say."""
     repair_s: Positive | None = None
@@ -329,7 +374,7 @@ class Scenario(Spec, frozen=True, kw_only=True):
     placement: Literal["nodes", "numbers"] = "nodes"
     """`numbers`: any device is as good as any other, as in traces of supercomputers; for fleets of one pool."""
     faults: FaultModel | None = None
-    """None: nothing goes wrong."""
+    """None: nothing goes wrong but, in a run, its `chaos`."""
     power: Grid | None = None
     tuning: TuningPlan | None = None
     """Of `--tune`. None: weeks, six of ten of them to search."""

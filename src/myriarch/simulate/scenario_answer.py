@@ -55,6 +55,23 @@ class Refused(Value, frozen=True, kw_only=True):
     reason: str
 
 
+class LentPart(Value, frozen=True, kw_only=True):
+    """A pool whose services lend."""
+
+    kept_device_hours: float
+    """That services had while there were jobs; in the ledger, idle on purpose."""
+    lent_device_hours: float
+    """That those jobs held which ran there last."""
+    short_device_hours: float
+    """That services needed and did not have, for a fault had taken them."""
+    asked_back_nodes: int
+    """How often a node was taken back."""
+    stopped: int
+    """Jobs that had to stop or move for it."""
+    shrunk: int
+    """Jobs that went on with fewer devices."""
+
+
 class JobsPart(Value, frozen=True, kw_only=True):
     """What a scheduler made of many jobs."""
 
@@ -81,6 +98,10 @@ class JobsPart(Value, frozen=True, kw_only=True):
     events: int
     decisions_digest: str
     """Of all decisions with their reasons, in order."""
+    power_w_most: float | None = None
+    """What all devices together drew at most, at the plug; None: unknown."""
+    lending: dict[str, LentPart] = msgspec.field(default_factory=dict)
+    """By pool that lends."""
 
 
 class TrainingPart(Value, frozen=True, kw_only=True):

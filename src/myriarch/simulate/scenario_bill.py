@@ -100,6 +100,21 @@ class Bills:
             money={currency: float(amount[stints].sum()) for currency, amount in sorted(self._money.items())},
         )
 
+    def power_w_most(self, owned: Mapping[str, int]) -> float | None:
+        """What all devices together drew at most; at one instant, who leaves does so first."""
+        idle_w, added_w = 0.0, np.zeros(len(self.job))
+        for code, (devices, meter) in enumerate(zip(owned.values(), self._meters, strict=True)):
+            if meter.busy_w is None or meter.idle_w is None:
+                return None
+            idle_w += devices * meter.idle_w
+            here = self.pool == code
+            added_w[here] = self.devices[here] * (meter.busy_w - meter.idle_w)
+        held = self.end_s > self.start_s
+        instants_s = np.concatenate((self.end_s[held], self.start_s[held]))
+        changes_w = np.concatenate((-added_w[held], added_w[held]))
+        order = np.lexsort((np.arange(len(instants_s)), instants_s))
+        return float(idle_w + np.cumsum(changes_w[order]).max(initial=0.0))
+
     def fleet(self, *, owned: Mapping[str, int], begin_s: float, end_s: float) -> Bill:
         """Of all devices, those that no job held idling. owned: devices by pool, spares counted."""
         busy = self.over(np.ones(len(self.job), dtype=bool))

@@ -18,12 +18,16 @@ from myriarch.simulate.scenario import (
     Trait,
     Workload,
 )
+from myriarch.simulate.scenario_faults import RUN_COURSES
 from myriarch.simulate.scenario_policy import check_policy
 from myriarch.simulate.workload.deep_learning import MIXES
+from myriarch.simulate.workload.gavel import KINDS
+from myriarch.simulate.workload.sia import profiles
 from myriarch.spec.catalogue import catalogue
 from myriarch.spec.consistency import Tell, check_fleet
 from myriarch.spec.fleet import Chip, Fleet, Pool
 from myriarch.spec.problems import did_you_mean, listed
+from myriarch.spec.run import ResolvedRun
 
 SEEDS_LIMIT: Final = 10_000
 _DRAWN: Final = {
@@ -40,9 +44,9 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
         what = f"has {' and '.join(f'`{name}`' for name in asked)}" if asked else "asks for nothing"
         tell("", f"{what}; give one of `workload`, `training` and `run`")
     if scenario.run:
-        for name in ("fleet", "faults", "until_s", "tuning"):
+        for name in ("fleet", "until_s", "tuning"):
             if getattr(scenario, name):
-                tell(name, "is of a workload; a run file says its own fleet, faults (`chaos`) and end; remove it")
+                tell(name, "is of a workload; a run file says its own fleet and end; remove it")
     if scenario.training is not None and scenario.until_s is None:
         tell("until_s", "is missing; say how long it trains, like `until_s: 30 d`")
     if scenario.workload is None and len(asked) == 1:
@@ -63,11 +67,13 @@ def check_scenario(scenario: Scenario, *, tell: Tell) -> None:
         tell("placement", f"`numbers` tells no devices apart, and the fleet has {len(fleet.pools)} pools; use `nodes`")
     if by_number and isinstance(fleet, Fleet) and any(pool.spares for pool in fleet.pools):
         tell("placement", "spares are nodes, and with `numbers` there are none; use `nodes`")
-    check_policy(scenario.policy, by_number=by_number, tell=tell)
+    check_policy(scenario.policy, by_number=by_number, fleet=fleet if isinstance(fleet, Fleet) else None, tell=tell)
     if scenario.workload is not None:
         _check_workload(scenario.workload, fleet if isinstance(fleet, Fleet) else None, tell)
     if scenario.faults is not None:
         _check_faults(scenario.faults, by_number=by_number, tell=tell)
+        where = scenario.run.fleet if isinstance(scenario.run, ResolvedRun) else fleet
+        _check_listed_faults(scenario.faults, where if isinstance(where, Fleet) else None, scenario, tell)
     if scenario.power is not None:
         _check_power(scenario.power, tell)
 
@@ -112,6 +118,7 @@ def _check_workload(workload: Workload, fleet: Fleet | None, tell: Tell) -> None
         _check_scaling(workload.scaling, fleet, tell)
     if workload.generator is not None:
         _check_generator(workload.generator, tell)
+    _check_trainings(workload, fleet, tell)
     if workload.jobs:
         _check_listed(workload.jobs, tell)
     for index, trait in enumerate(workload.traits):
@@ -130,6 +137,33 @@ def _check_scaling(scaling: Scaling, fleet: Fleet, tell: Tell) -> None:
 def _check_generator(generator: Generator, tell: Tell) -> None:
     if generator.load is None and generator.name in MIXES:
         tell("workload.generator", f"`load` is missing; `{generator.name}` needs it, like `load: 0.8`")
+    if generator.multiple is not None and generator.name != "gavel":
+        tell("workload.generator.multiple", f"is of `gavel`, not of `{generator.name}`; remove it")
+
+
+def _check_trainings(workload: Workload, fleet: Fleet | None, tell: Tell) -> None:
+    """Jobs whose speeds were measured, on GPUs of some kinds."""
+    name = "" if workload.generator is None else workload.generator.name
+    sia = name.startswith("sia-") or workload.kind == "sia"
+    if workload.part is not None and workload.kind != "sia":
+        tell("workload.part", "is of a file of Sia's workloads, and there is none; remove it")
+    if workload.tuning is not None and not sia:
+        tell("workload.tuning", "is of Sia's jobs, and there are none; remove it")
+    if not (sia or name == "gavel"):
+        return
+    if workload.scaling is not None:
+        tell("workload.scaling", "says how fast jobs are, and for these it was measured; remove it")
+    kinds = {kind: each.devices_per_node for kind, each in profiles().kinds.items()} if sia else dict.fromkeys(KINDS, 0)
+    for index, pool in enumerate(() if fleet is None else fleet.pools):
+        path = f"fleet.pools[{index}]"
+        if pool.name not in kinds:
+            tell(
+                f"{path}.name",
+                f"the speeds of these jobs are known on {listed(kinds)}; call pools so, not `{pool.name}`",
+            )
+        elif sia and pool.devices_per_node != kinds[pool.name]:
+            has = f"the speeds of these jobs are known on nodes of {kinds[pool.name]}"
+            tell(f"{path}.devices_per_node", f"{has}, not of {pool.devices_per_node}; use {kinds[pool.name]}")
 
 
 def _check_listed(jobs: tuple[ListedJob, ...], tell: Tell) -> None:
@@ -163,7 +197,12 @@ def _computes(pool: Pool, precision: str) -> bool:
 
 
 def _check_faults(faults: FaultModel, *, by_number: bool, tell: Tell) -> None:
-    said = {"source": faults.source, "per_node_day": faults.per_node_day is not None, "log": faults.log}
+    said = {
+        "source": faults.source,
+        "per_node_day": faults.per_node_day is not None,
+        "log": faults.log,
+        "listed": faults.listed,
+    }
     given = [name for name, value in said.items() if value]
     if len(given) > 1:
         tell("faults", f"has {' and '.join(f'`{name}`' for name in given)}; keep one")
@@ -173,14 +212,35 @@ def _check_faults(faults: FaultModel, *, by_number: bool, tell: Tell) -> None:
         near = did_you_mean(faults.source, SOURCES)
         tell("faults.source", f"`{faults.source}` is not known;{near} there are {listed(SOURCES)}")
     for name in ("repair_s", "repair_share"):
-        if getattr(faults, name) is not None and (faults.source or faults.log):
-            tell(f"faults.{name}", "goes with rates of one's own; remove it, or the source or log")
+        if getattr(faults, name) is not None and (faults.source or faults.log or faults.listed):
+            tell(f"faults.{name}", "goes with rates of one's own; remove it, or the source, log or list")
     if faults.noticed_s and not faults.source:
         tell("faults.noticed_s", "is of silent corruption, which only published sources have; name a `source`")
-    if faults.log:
+    if faults.log or faults.listed:
+        what = "log" if faults.log else "list"
         for name, usual in _DRAWN.items():
             if getattr(faults, name) != usual:
-                tell(f"faults.{name}", "is of faults that are drawn; a log has them all; remove it")
+                tell(f"faults.{name}", f"is of faults that are drawn; a {what} has them all; remove it")
+
+
+def _check_listed_faults(faults: FaultModel, fleet: Fleet | None, scenario: Scenario, tell: Tell) -> None:
+    if scenario.run and not (faults.log or faults.listed):
+        tell("faults", "of a run are written down: give a `log`, or `listed` faults")
+    names = () if fleet is None else fleet.node_names
+    known = set(names)
+    for index, one in enumerate(faults.listed):
+        path = f"faults.listed[{index}]"
+        if known and one.node not in known:
+            has = ", ".join(f"{pool.node_names[0]} to {pool.node_names[-1]}" for pool in fleet.pools) if fleet else ""
+            tell(f"{path}.node", f"`{one.node}` is not known;{did_you_mean(one.node, names)} nodes are {has}")
+        if one.course == "slow" and one.factor is None:
+            tell(path, "`factor` is missing; say which share of its speed is left, like `factor: 0.5`")
+        if one.course != "slow" and one.factor is not None:
+            tell(f"{path}.factor", f"has no meaning with `{one.course}`; remove it")
+        if scenario.run and one.course not in RUN_COURSES:
+            tell(f"{path}.course", f"`{one.course}` cannot happen in a run; it knows {listed(RUN_COURSES)}")
+        if not scenario.run and one.course != "in_place" and one.duration_s is None:
+            tell(path, f"`duration_s` is missing; say for how long, like `duration_s: 1 h` (`{one.course}`)")
 
 
 def _check_power(power: Grid, tell: Tell) -> None:

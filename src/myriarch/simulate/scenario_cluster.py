@@ -18,16 +18,18 @@ from myriarch.errors import SpecError
 from myriarch.event.ids import PoolId
 from myriarch.event.spans import LEAVES
 from myriarch.schedule.layout import PoolLayout, layout_of
+from myriarch.schedule.speed import Speeds
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.cluster_outcome import Group
 from myriarch.simulate.queueing import Task
 from myriarch.simulate.scenario import Scenario, Workload
-from myriarch.simulate.scenario_answer import REFUSED_SHOWN, Answer, JobsOf, JobsPart, PoolPart, Refused
+from myriarch.simulate.scenario_answer import REFUSED_SHOWN, Answer, JobsOf, JobsPart, LentPart, PoolPart, Refused
+from myriarch.simulate.scenario_around import Surroundings, preference
 from myriarch.simulate.scenario_bill import Bills, Stints
 from myriarch.simulate.scenario_digest import digest_of
 from myriarch.simulate.scenario_faults import Faulty, breakdowns_of
 from myriarch.simulate.scenario_jobs import tasks_for
-from myriarch.simulate.scenario_policy import Setting, scheduler_of
+from myriarch.simulate.scenario_policy import Setting, surrounded
 from myriarch.simulate.scenario_power import hours_of, meter_of
 from myriarch.simulate.scenario_speed import peak_of, speeds_of
 from myriarch.spec.fleet import Fleet, Pool
@@ -49,12 +51,14 @@ class ClusterRun:
         self.by_number = scenario.placement == "numbers"
         self.taken = tasks_for(workload, devices=sum(pool.devices for pool in fleet.pools), seed=scenario.seed)
         tasks = self.taken.tasks
-        setting = setting_for(scenario, tasks)
+        setting = setting_for(scenario, tasks, speeds=self.taken.speeds)
         stints = Stints(tasks, pools=[pool.name for pool in fleet.pools])
         self.faulty = faults_for(scenario, tasks)
+        made = surrounded(scenario.policy, setting)
+        self.lending = made.lending
         self.outcome = simulate_cluster(
             tasks,
-            scheduler_of(scenario.policy, setting),
+            made.scheduler,
             breakdowns=() if self.faulty is None else self.faulty.breakdowns,
             speeds=setting.speeds,
             until_s=scenario.until_s,
@@ -131,7 +135,28 @@ class ClusterRun:
             waiting_most=outcome.waiting_most,
             events=outcome.events,
             decisions_digest=outcome.digest,
+            power_w_most=self.bills.power_w_most({pool.name: owned_devices(pool) for pool in self.fleet.pools}),
+            lending=self._lent(),
         )
+
+    def _lent(self) -> dict[str, LentPart]:
+        """By pool: what its services had, and what jobs had of it."""
+        if self.lending is None or self.scenario.policy.lending is None:
+            return {}
+        owned = {pool.name: pool for pool in self.fleet.pools}
+        held = self._by("pool")
+        found: dict[str, LentPart] = {}
+        for name in dict.fromkeys(one.pool for one in self.scenario.policy.lending.services):
+            lent, each = self.lending.lent(name), owned[name].devices_per_node / 3600.0
+            found[name] = LentPart(
+                kept_device_hours=lent.kept_node_s * each,
+                lent_device_hours=held[name].held_device_hours if name in held else 0.0,
+                short_device_hours=lent.short_node_s * each,
+                asked_back_nodes=lent.asked_back,
+                stopped=lent.stopped,
+                shrunk=lent.shrunk,
+            )
+        return found
 
     def _by(self, group: Group) -> dict[str, JobsOf]:
         """By tenant, kind, or the pool where a job ran last; in alphabetical order."""
@@ -193,17 +218,26 @@ def owned_devices(pool: Pool) -> int:
     return (pool.nodes + pool.spares) * pool.devices_per_node
 
 
-def setting_for(scenario: Scenario, tasks: Sequence[Task]) -> Setting:
-    """What a scheduler is made for."""
+def setting_for(scenario: Scenario, tasks: Sequence[Task], *, speeds: Speeds | None = None) -> Setting:
+    """What a scheduler is made for. speeds: of these very jobs; None: by the workload's `scaling`."""
     fleet = _fleet(scenario)
+    speeds = speeds or speeds_of(None if scenario.workload is None else scenario.workload.scaling, fleet)
     return Setting(
         pools=[layout_with_spares(pool) for pool in fleet.pools],
         by_number=scenario.placement == "numbers",
         accounts=tuple(sorted({task.job.tenant for task in tasks if task.job.tenant})),
         spares={pool.name: pool.spares for pool in fleet.pools if pool.spares},
-        speeds=speeds_of(None if scenario.workload is None else scenario.workload.scaling, fleet),
+        speeds=speeds,
         asked=_asked(scenario.workload, tasks),
         prices=_prices(fleet),
+        prefer=preference(scenario.policy, fleet),
+        around=Surroundings(
+            fleet=fleet,
+            faults=scenario.faults,
+            grid=scenario.power,
+            until_s=scenario.until_s or _horizon_s(tasks, sum(pool.devices for pool in fleet.pools)),
+            speeds=speeds,
+        ),
     )
 
 

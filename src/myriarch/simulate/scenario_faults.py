@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,8 @@ from myriarch.cost.spares import DEFAULT_REPAIR_SHARE
 from myriarch.errors import SpecError, UsageError
 from myriarch.event.base import Value
 from myriarch.schedule.layout import PoolLayout
-from myriarch.simulate.breakdowns import Breakdown
+from myriarch.simulate.breakdowns import Breakdown, Course
+from myriarch.simulate.faults import Fault
 from myriarch.simulate.rates import (
     FAIL_SLOW,
     HARDWARE,
@@ -31,9 +33,12 @@ from myriarch.simulate.rates import (
 from myriarch.simulate.rates_draw import draw
 from myriarch.simulate.rates_log import BreakdownLog, LogProblem, read_breakdowns
 from myriarch.simulate.rates_published import published
-from myriarch.simulate.scenario import FaultModel
+from myriarch.simulate.scenario import FaultModel, ListedFault
 from myriarch.spec.fleet import Pool
+from myriarch.spec.problems import listed
 
+RUN_COURSES: Final[tuple[Course, ...]] = ("repair", "in_place", "slow")
+"""That a run file's run knows: its steps are not computed, so nothing can be corrupted, and nobody announces."""
 PROBLEMS_SHOWN: Final = 20
 """Lines of a log that are told one by one; all are counted."""
 
@@ -78,12 +83,16 @@ def breakdowns_of(
     job_devices: int | None = None,
 ) -> Faulty:
     """All of them before `until_s`. job_devices: of the one job that has all devices; its rates may grow with it."""
-    if faults.log:
+    found: list[Breakdown] = []
+    problems: dict[str, int] = {}
+    examples: tuple[LogProblem, ...] = ()
+    if faults.listed:
+        found = [breakdown_of(one) for one in faults.listed if one.at_s < until_s]
+    elif faults.log:
         log = _read(Path(faults.log), {layout.name: layout.nodes for layout in layouts})
         found = [one for one in log.breakdowns if one.at_s < until_s]
         problems, examples = log.problem_counts, log.problems[:PROBLEMS_SHOWN]
     else:
-        found, problems, examples = [], {}, ()
         for pool, layout in zip(pools, layouts, strict=True):
             found += draw(rates_of(faults, pool), [layout], until_s=until_s, seed=seed, job_devices=job_devices)
     order = {pool.name: number for number, pool in enumerate(pools)}
@@ -92,13 +101,51 @@ def breakdowns_of(
     return Faulty(
         breakdowns=tuple(found),
         intake=FaultIntake(
-            source=faults.log or faults.source or "rates",
+            source="listed" if faults.listed else faults.log or faults.source or "rates",
             breakdowns=len(found),
             by_course=dict(sorted(courses.items())),
             problems=problems,
             examples=examples,
         ),
     )
+
+
+def breakdown_of(said: ListedFault) -> Breakdown:
+    """One that was written down."""
+    pool, _, index = said.node.rpartition("-")
+    return Breakdown(
+        at_s=said.at_s,
+        pool=pool,
+        node=int(index),
+        cause=said.cause,
+        course=said.course,
+        duration_s=said.duration_s or 0.0,
+        factor=said.factor or 1.0,
+        announced_s=said.announced_s,
+    )
+
+
+def faults_in_run(breakdowns: Iterable[Breakdown]) -> Iterator[Fault]:
+    """What breakdowns do to the world of a run. A node that is repaired comes back as another machine in its place;
+    a duration of 0 is for good."""
+    for one in breakdowns:
+        target = f"{one.pool}-{one.node}"
+        match one.course:
+            case "repair":
+                yield Fault(action="break", target=target, at_s=one.at_s, duration_s=one.duration_s or math.inf)
+            case "in_place":
+                yield Fault(action="kill_workers", target=target, at_s=one.at_s)
+            case "slow":
+                yield Fault(action="slow", target=target, at_s=one.at_s, factor=one.factor)
+                if one.duration_s:
+                    until_s = one.at_s + one.duration_s
+                    yield Fault(action="slow", target=target, at_s=until_s, factor=1.0 / one.factor)
+            case _:
+                raise SpecError(
+                    f"`{one.course}` of {target} at {one.at_s:g} s cannot happen in a run",
+                    path="faults",
+                    hint=f"it knows {listed(RUN_COURSES)}",
+                )
 
 
 def rates_of(faults: FaultModel, pool: Pool) -> FaultRates:

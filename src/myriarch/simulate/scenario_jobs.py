@@ -13,13 +13,18 @@ import numpy as np
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
 from myriarch.schedule.job import Job, JobId
+from myriarch.schedule.speed import Speeds
 from myriarch.simulate.queueing import Task
 from myriarch.simulate.scenario import Generator, ListedJob, Trait, Workload
 from myriarch.simulate.workload.acme import acme
 from myriarch.simulate.workload.deep_learning import MIXES, deep_learning
+from myriarch.simulate.workload.gavel import EVERY_S as GAVEL_EVERY_S
+from myriarch.simulate.workload.gavel import KINDS, gavel, published_rates
 from myriarch.simulate.workload.lublin import lublin
-from myriarch.simulate.workload.reading import read_trace
-from myriarch.simulate.workload.tasks import Estimates, tasks_of
+from myriarch.simulate.workload.reading import lines_of, looks_like_sia, read_trace
+from myriarch.simulate.workload.sia import EVERY_S as SIA_EVERY_S
+from myriarch.simulate.workload.sia import drawn_rows, profiles, read_sia, sia_workload
+from myriarch.simulate.workload.tasks import Estimates, tasks_of, told_s
 from myriarch.simulate.workload.trace import Problem, Trace
 
 PROBLEMS_SHOWN: Final = 20
@@ -62,6 +67,8 @@ class Taken(Value, frozen=True, kw_only=True):
 
     tasks: tuple[Task, ...]
     intake: Intake
+    speeds: Speeds | None = None
+    """Of these very jobs, where they were measured."""
 
 
 def tasks_for(workload: Workload, *, devices: int, seed: int) -> Taken:
@@ -83,6 +90,8 @@ def tasks_for(workload: Workload, *, devices: int, seed: int) -> Taken:
 
 
 def _traced(workload: Workload, *, seed: int) -> Taken:
+    if is_sia(workload):
+        return _of_sia(workload, seed=seed)
     trace = read_trace(Path(workload.trace), kind=workload.kind)
     chosen = [job for job in trace.jobs if workload.from_s <= job.submit_s < (workload.to_s or math.inf)]
     chosen = chosen[: workload.most_jobs]
@@ -104,14 +113,89 @@ def _intake(source: str, trace: Trace, *, taken: int) -> Intake:
     )
 
 
+def is_sia(workload: Workload) -> bool:
+    """Whether its trace is a file of Sia's, which has several workloads and speeds of its own."""
+    return workload.kind == "sia" or (workload.kind is None and looks_like_sia(Path(workload.trace)))
+
+
+def _of_sia(workload: Workload, *, seed: int) -> Taken:
+    path = Path(workload.trace)
+    try:
+        parts = read_sia(lines_of(path))
+    except SpecError as error:
+        raise SpecError(error.message, source=str(path), hint=error.hint) from None
+    part = workload.part or min(parts, default=1)
+    if part not in parts:
+        has = f"has workloads {', '.join(map(str, parts))}" if parts else "has no jobs"
+        raise SpecError(f"{path} {has}, not {part}", path="workload.part", hint="name one of them")
+    return _trainings(parts[part], workload, source=str(path), seed=seed)
+
+
+def _trainings(rows: Sequence[Mapping[str, str]], workload: Workload, *, source: str, seed: int) -> Taken:
+    """Of rows as in Sia's files."""
+    made = sia_workload(rows, tuning=workload.tuning or "elastic", estimates=workload.estimates or "exact")
+    tasks = [_where_able(task, made.speeds, profiles().kinds) for task in made.tasks]
+    return _taken(tasks, workload, source=source, seed=seed, speeds=made.speeds)
+
+
+def _where_able(task: Task, speeds: Speeds, kinds: Iterable[str]) -> Task:
+    """Only pools where it gets on with the devices it asks for: most schedulers know no speeds."""
+    job, known = task.job, tuple(kinds)
+    able = tuple(kind for kind in known if speeds(job, pool=kind, devices=job.devices) > 0)
+    if len(able) == len(known):
+        return task
+    return msgspec.structs.replace(task, job=msgspec.structs.replace(job, pools=able))
+
+
 def _drawn(workload: Workload, generator: Generator, *, devices: int, seed: int) -> Taken:
     own = seed if generator.seed is None else generator.seed
+    if generator.name == "gavel":
+        return _gavel(workload, generator, devices=devices, own=own, seed=seed)
+    if generator.name in ("sia-philly", "sia-saturn"):
+        mix = generator.name.removeprefix("sia-")
+        rows = drawn_rows(generator.jobs, mix, every_s=SIA_EVERY_S, seed=own)
+        if generator.load is not None:
+            asked = sia_workload(rows, tuning=workload.tuning or "elastic").tasks
+            every_s = _gap_s(asked, devices=devices, load=generator.load)
+            rows = drawn_rows(generator.jobs, mix, every_s=every_s, seed=own)
+        return _trainings(rows, workload, source=generator.name, seed=seed)
     tasks = _generated(generator, devices=devices, seed=own, estimates=workload.estimates or "usual")
+    return _taken(tasks, workload, source=generator.name, seed=seed)
+
+
+def _gavel(workload: Workload, generator: Generator, *, devices: int, own: int, seed: int) -> Taken:
+    rates, multiple = published_rates(), bool(generator.multiple)
+    made = gavel(generator.jobs, rates, every_s=GAVEL_EVERY_S, seed=own, multiple=multiple)
+    if generator.load is not None:
+        every_s = _gap_s(made.tasks, devices=devices, load=generator.load)
+        made = gavel(generator.jobs, rates, every_s=every_s, seed=own, multiple=multiple)
+    estimates = workload.estimates or "exact"
+    told = [
+        msgspec.structs.replace(
+            task,
+            job=msgspec.structs.replace(
+                task.job, estimate_s=told_s(task.run_s, None, estimates), tenant=made.model(task)
+            ),
+        )
+        for task in made.tasks
+    ]
+    tasks = [_where_able(task, made.speeds, KINDS) for task in told]
+    return _taken(tasks, workload, source=generator.name, seed=seed, speeds=made.speeds)
+
+
+def _gap_s(tasks: Sequence[Task], *, devices: int, load: float) -> float:
+    """Between two submissions, so that so much is asked for."""
+    return math.fsum(task.job.devices * task.run_s for task in tasks) / (len(tasks) * devices * load)
+
+
+def _taken(tasks: Sequence[Task], workload: Workload, *, source: str, seed: int, speeds: Speeds | None = None) -> Taken:
+    """What of the jobs is inside the window."""
     chosen = [task for task in tasks if workload.from_s <= task.job.submit_s < (workload.to_s or math.inf)]
     chosen = chosen[: workload.most_jobs]
     return Taken(
         tasks=_with_traits(_from_zero(chosen), workload.traits, words=[""] * len(chosen), seed=seed),
-        intake=Intake(source=generator.name, jobs=len(chosen), left_out=len(tasks) - len(chosen)),
+        intake=Intake(source=source, jobs=len(chosen), left_out=len(tasks) - len(chosen)),
+        speeds=speeds,
     )
 
 

@@ -17,13 +17,14 @@
 | elastic | jobs with `sizes` are resized by their speed-ups (the family of Pollux and Sia) |
 
 From `preemptive` to `deadline`, jobs that are `preemptible` are stopped where that is worth what it costs
-(`schedule.worth`).
+(`schedule.worth`). What can stand around a policy is `simulate.scenario_around`'s.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -43,7 +44,7 @@ from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.lengths import Lengths
 from myriarch.schedule.myriarch import SETTINGS, myriarch
 from myriarch.schedule.order import ARRIVAL, LARGEST, SHORTEST, SMALLEST, SMALLEST_AREA, Fixed
-from myriarch.schedule.placed import Placed
+from myriarch.schedule.placed import Placed, Prefer
 from myriarch.schedule.priority import AGE_MOST_S, REFRESH_S, MultiFactor, Weights
 from myriarch.schedule.ranked import Ranked
 from myriarch.schedule.rankings import (
@@ -61,7 +62,9 @@ from myriarch.schedule.shares import HALF_LIFE_S, Account, Shares
 from myriarch.schedule.speed import Rigid, Speeds
 from myriarch.schedule.worth import Worth
 from myriarch.simulate.scenario import OrderName, Policy, PolicyName
+from myriarch.simulate.scenario_around import OPTIONS, Around, Surroundings, around, check_options
 from myriarch.spec.consistency import Tell
+from myriarch.spec.fleet import Fleet
 from myriarch.spec.problems import listed
 
 PROMISED_MOST: Final = 50
@@ -95,6 +98,10 @@ class Setting(NamedTuple):
     """Whether estimates are what users asked for, and not made up from the run times that they would tell."""
     prices: Mapping[str, float] = {}
     """Of a device-hour, by pool, where all are in one currency."""
+    prefer: Prefer | None = None
+    """Which pool a job tries first."""
+    around: Surroundings | None = None
+    """For what stands around the policy."""
 
     @property
     def devices(self) -> int:
@@ -104,7 +111,7 @@ class Setting(NamedTuple):
         """A new one, with everything free."""
         if self.by_number:
             return Counted(self.devices)
-        placed = Placed(self.pools)
+        placed = Placed(self.pools, prefer=self.prefer)
         for pool, nodes in self.spares.items():
             placed.reserve(pool, nodes=nodes)
         return placed
@@ -117,21 +124,40 @@ class Known(NamedTuple):
     """Parameters that mean something to it."""
     make: Callable[[Policy, Setting], Scheduler]
     placements: tuple[Placing, ...] = ("nodes", "numbers")
+    options: tuple[str, ...] = OPTIONS
+    """What can stand around it, on nodes."""
 
 
-def check_policy(policy: Policy, *, by_number: bool, tell: Tell) -> None:
+def check_policy(policy: Policy, *, by_number: bool, fleet: Fleet | None = None, tell: Tell) -> None:
     """Parameters that the policy does not take, and placements that it cannot do."""
     takes = POLICIES[policy.name].takes
     for name in given(policy):
-        if name not in takes:
+        if name not in takes and name not in OPTIONS:
             remedy = f"it takes {listed(takes)}" if takes else "it takes none"
             tell(f"policy.{name}", f"has no meaning with `{policy.name}`; {remedy}")
     placing = "numbers" if by_number else "nodes"
-    able = POLICIES[policy.name].placements
-    if placing not in able:
-        tell("policy.name", f"`{policy.name}` cannot do `placement: {placing}`; use {listed(able)}")
+    placements = POLICIES[policy.name].placements
+    if placing not in placements:
+        tell("policy.name", f"`{policy.name}` cannot do `placement: {placing}`; use {listed(placements)}")
     if policy.name == "conservative" and policy.depth is not None and by_number:
         tell("policy.depth", "with `placement: numbers` everybody has a promise; remove it")
+    _check_thresholds(policy.thresholds_device_s or (), tell)
+    able = {option: _unable(policy.name, option, by_number=by_number) for option in OPTIONS}
+    check_options(policy, able=able, fleet=fleet, tell=tell)
+
+
+def _check_thresholds(thresholds: Sequence[float], tell: Tell) -> None:
+    for index, (low, high) in enumerate(pairwise(thresholds), start=1):
+        if low >= high:
+            tell(f"policy.thresholds_device_s[{index}]", f"{high:g} is not above {low:g}, the one before; sort them")
+
+
+def _unable(name: PolicyName, option: str, *, by_number: bool) -> str:
+    """Why a policy cannot take an option; empty: it can."""
+    if option not in POLICIES[name].options:
+        able = [other for other, known in POLICIES.items() if option in known.options]
+        return f"cannot stand around `{name}`; remove it, or use {listed(able)}"
+    return "is of nodes, and with `placement: numbers` there are none; use `nodes`" if by_number else ""
 
 
 def given(policy: Policy) -> tuple[str, ...]:
@@ -141,14 +167,20 @@ def given(policy: Policy) -> tuple[str, ...]:
 
 
 def renamed(policy: Policy, name: PolicyName) -> Policy:
-    """Another policy, with those of the parameters that mean something to it."""
-    kept = {field: getattr(policy, field) for field in given(policy) if field in POLICIES[name].takes}
+    """Another policy, with those of the parameters that mean something to it, and all that stands around it."""
+    takes = (*POLICIES[name].takes, *OPTIONS)
+    kept = {field: getattr(policy, field) for field in given(policy) if field in takes}
     return Policy(name=name, **kept)
 
 
 def scheduler_of(policy: Policy, setting: Setting) -> Scheduler:
-    """The scheduler that a policy is, on a fleet with everything free."""
-    return POLICIES[policy.name].make(policy, setting)
+    """The scheduler that a policy is, with all around it, on a fleet with everything free."""
+    return surrounded(policy, setting).scheduler
+
+
+def surrounded(policy: Policy, setting: Setting) -> Around:
+    """The same, with what can be asked of it afterwards."""
+    return around(POLICIES[policy.name].make(policy, setting), policy, setting.around)
 
 
 def _order(policy: Policy) -> Fixed:
@@ -313,7 +345,7 @@ POLICIES: Final[dict[PolicyName, Known]] = {
     "fifo": Known(("order",), _fifo),
     "easy": Known(("order",), _easy),
     "sjbf": Known(("order",), _sjbf),
-    "conservative": Known(("depth",), _conservative),
+    "conservative": Known(("depth",), _conservative, options=("spares", "prefer")),
     "priority": Known(PRIORITY, _priority),
     "preemptive": Known(STOPS, _preemptive, ("nodes",)),
     "fair": Known((*PRIORITY, "margin", *STOPS), _fair, ("nodes",)),
@@ -323,7 +355,7 @@ POLICIES: Final[dict[PolicyName, Known]] = {
     "qssf": Known(("predictor", "margin", *STOPS), _qssf, ("nodes",)),
     "gittins": Known(("margin", "exponent", *STOPS), _gittins, ("nodes",)),
     "deadline": Known(("slack_s", *STOPS), _deadline, ("nodes",)),
-    "gavel": Known(("objective", "round_s"), _gavel, ("nodes",)),
+    "gavel": Known(("objective", "round_s"), _gavel, ("nodes",), options=()),
     "myriarch": Known(OURS, _myriarch, ("nodes",)),
-    "elastic": Known(("solver", "round_s", "guard_s"), _elastic, ("nodes",)),
+    "elastic": Known(("solver", "round_s", "guard_s"), _elastic, ("nodes",), options=()),
 }

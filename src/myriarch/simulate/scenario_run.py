@@ -10,9 +10,11 @@ import numpy as np
 from myriarch.account import History, Report, build_report
 from myriarch.errors import SpecError
 from myriarch.event.ids import PoolId
-from myriarch.simulate.scenario import Grid, RunTiming, Scenario
+from myriarch.simulate.scenario import FaultModel, Grid, RunTiming, Scenario
 from myriarch.simulate.scenario_answer import Answer, Bill, PoolPart, RunPart
+from myriarch.simulate.scenario_cluster import layout_with_spares
 from myriarch.simulate.scenario_digest import digest_of
+from myriarch.simulate.scenario_faults import Faulty, breakdowns_of, faults_in_run
 from myriarch.simulate.scenario_power import drawn, hours_of, meter_of
 from myriarch.simulate.timing import Timing
 from myriarch.simulate.world import Simulation, simulate
@@ -28,7 +30,12 @@ class RunPlayed:
             raise SpecError("a scenario of a run has one", source=scenario.name, path="run")
         self.scenario = scenario
         self.resolved = _seeded(scenario.run, scenario.seed)
-        self.simulation: Simulation = simulate(self.resolved, timing=timing_of(scenario.timing))
+        self.faulty = run_faults(scenario.faults, self.resolved)
+        self.simulation: Simulation = simulate(
+            self.resolved,
+            faults=() if self.faulty is None else tuple(faults_in_run(self.faulty.breakdowns)),
+            timing=timing_of(scenario.timing),
+        )
         self.report: Report = build_report(History.from_records(self.simulation.records, self.simulation.spans))
 
     def answer(self) -> Answer:
@@ -54,6 +61,7 @@ class RunPlayed:
                 for pool, part in report.pools.items()
             },
             bill=bill_of(self.resolved.fleet, scenario.power, duration_s=report.run.duration_s),
+            faults=None if self.faulty is None else self.faulty.intake,
             run=_part(report, self.simulation),
             notes=report.notes,
         )
@@ -72,6 +80,15 @@ def _part(report: Report, simulation: Simulation) -> RunPart:
         recovery_s_mean=math.fsum(recovered_s) / len(recovered_s) if recovered_s else None,
         control_digest=simulation.digest,
     )
+
+
+def run_faults(faults: FaultModel | None, resolved: ResolvedRun) -> Faulty | None:
+    """Those that the scenario has beside the run's own `chaos`."""
+    if faults is None:
+        return None
+    pools = resolved.fleet.pools
+    layouts = [layout_with_spares(pool) for pool in pools]
+    return breakdowns_of(faults, pools, layouts, until_s=math.inf, seed=resolved.run.seed)
 
 
 def _seeded(resolved: ResolvedRun, seed: int) -> ResolvedRun:

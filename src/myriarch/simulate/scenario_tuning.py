@@ -24,6 +24,7 @@ from myriarch.schedule.myriarch import SETTINGS
 from myriarch.schedule.priority import AGE_MOST_S, DEFAULT_WEIGHTS
 from myriarch.schedule.rankings import MARGIN
 from myriarch.schedule.shares import HALF_LIFE_S
+from myriarch.schedule.speed import Speeds
 from myriarch.schedule.turns import GUARD_S, GUARD_SHARE
 from myriarch.schedule.worth import Worth
 from myriarch.simulate.breakdowns import Breakdown
@@ -127,11 +128,13 @@ class Evaluation:
 
     scenario: Scenario
     breakdowns: tuple[Breakdown, ...]
+    speeds: Speeds | None = None
+    """Of these very jobs."""
 
     def __call__(self, setting: Setting, period: Period) -> Score:
         scenario = varied(self.scenario, {path: _text(value) for path, value in setting.items()})
         first_s = period.tasks[0].job.submit_s
-        made_for = setting_for(scenario, period.tasks)
+        made_for = setting_for(scenario, period.tasks, speeds=self.speeds)
         outcome = simulate_cluster(
             period.tasks,
             scheduler_of(scenario.policy, made_for),
@@ -163,12 +166,12 @@ def tuned(
     if scenario.workload is None or not isinstance(scenario.fleet, Fleet):
         raise SpecError("only policies of a workload are tuned", path="workload", hint="give the scenario one")
     devices = sum(pool.devices for pool in scenario.fleet.pools)
-    tasks = tasks_for(scenario.workload, devices=devices, seed=scenario.seed).tasks
-    tasks = tuple(task for task in tasks if task.job.submit_s < (scenario.until_s or math.inf))
+    taken = tasks_for(scenario.workload, devices=devices, seed=scenario.seed)
+    tasks = tuple(task for task in taken.tasks if task.job.submit_s < (scenario.until_s or math.inf))
     weeks = split_weeks(tasks, past=plan.past, week_s=plan.week_s, around_s=min(AROUND_S, plan.week_s / 2))
     faulty = faults_for(scenario, tasks)
     return tune(
-        Evaluation(scenario=scenario, breakdowns=() if faulty is None else faulty.breakdowns),
+        Evaluation(scenario=scenario, breakdowns=() if faulty is None else faulty.breakdowns, speeds=taken.speeds),
         space=space,
         present={path: present(scenario, path) for path in space},
         past=weeks.past,

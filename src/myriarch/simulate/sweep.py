@@ -4,7 +4,7 @@
 
 A path is a field of the scenario once everything that it names was read: `fleet.pools[0].nodes` of a fleet file, too.
 A value is checked as if it stood in the file. Another `policy.name` keeps those of the file's parameters that mean
-something to it.
+something to it, and all that stands around the policy: lending, power and the like change the question.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from myriarch.errors import SpecError, UsageError
 from myriarch.event.base import Value
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import METRICS, SWEEP_SCHEMA, Answer, metrics_of
+from myriarch.simulate.scenario_around import OPTIONS
 from myriarch.simulate.scenario_check import check_scenario
 from myriarch.simulate.scenario_policy import POLICIES
 from myriarch.simulate.sweep_statistics import CONFIDENCE, Estimate, difference, estimate
@@ -151,7 +152,7 @@ def _set(content: dict[str, Any], path: str, value: object) -> None:
         else:
             place[step] = value
     if path == "policy.name" and isinstance(value, str) and value in POLICIES:
-        takes = POLICIES[value].takes
+        takes = (*POLICIES[value].takes, *OPTIONS)
         policy = content["policy"]
         content["policy"] = {key: part for key, part in policy.items() if key == "name" or key in takes}
 

@@ -94,7 +94,7 @@ class Work:
         if node.boot != action.boot:
             return
         self.die(node)
-        if self.world.nodes.get(node.name) is node:
+        if self.world.nodes.get(node.name) is node and not node.broken:
             self.world.boot(node.name, node.pool, after_s=self.world.timing.rejoin_s)
 
     def spend(

@@ -64,8 +64,9 @@ def _with_text(part: Schema, units: list[str]) -> Schema:
     result = dict(part)
     if "anyOf" in part:
         result["anyOf"] = [_with_text(member, units) for member in part["anyOf"]]
-    if isinstance(part.get("additionalProperties"), dict):
-        result["additionalProperties"] = _with_text(part["additionalProperties"], units)
+    for inner in ("additionalProperties", "items"):
+        if isinstance(part.get(inner), dict):
+            result[inner] = _with_text(part[inner], units)
     return result
 
 

@@ -12,18 +12,24 @@ arrivals from one seeded with `seed + 3`. So equal seeds give the very jobs of t
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Mapping
+from importlib import resources
 from typing import Final, NamedTuple
 
 import msgspec
 
 from myriarch.errors import SpecError
+from myriarch.event.base import Value
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.queueing import Task
 
 REFERENCE: Final = "v100"
+KINDS: Final = ("k80", "p100", "v100")
+EVERY_S: Final = 600.0
+"""Mean gap of the published run that `benchmarks/gavel.py` compares with, on 36 of each kind."""
 MODELS: Final = (
     *((f"ResNet-18 (batch size {batch})", True) for batch in (16, 32, 64, 128, 256)),
     *((f"ResNet-50 (batch size {batch})", True) for batch in (16, 32, 64, 128)),
@@ -42,18 +48,36 @@ Rates = Mapping[tuple[str, int], Mapping[str, float]]
 """Steps by the second, by (model, devices) and kind of device."""
 
 
+class _Throughputs(Value, frozen=True, kw_only=True):
+    """The data file."""
+
+    source: str
+    licence: str
+    kinds: tuple[str, ...]
+    steps_per_s: tuple[tuple[str, int, float, float, float], ...]
+    """Model, devices, and by kind."""
+
+
+@functools.cache
+def published_rates() -> Rates:
+    """Gavel's measured throughputs, as they are shipped: of K80, P100 and V100."""
+    text = resources.files("myriarch.simulate").joinpath("data", "gavel_throughputs.yaml").read_bytes()
+    known = msgspec.yaml.decode(text, type=_Throughputs)
+    return {(model, devices): dict(zip(known.kinds, each, strict=True)) for model, devices, *each in known.steps_per_s}
+
+
 class GavelSpeeds:
     """`Speeds` of the jobs that were drawn: their throughput over that on the reference device."""
 
     def __init__(self, rates: Rates, models: Mapping[JobId, str]) -> None:
         self._rates = rates
-        self._models = models
+        self.models = models
 
     def __call__(self, job: Job, *, pool: str, devices: int) -> float:
         """Progress by the second in the pool named after its kind of device."""
         if devices < job.devices:
             return 0.0
-        rates = self._rates[self._models[job.id], job.devices]
+        rates = self._rates[self.models[job.id], job.devices]
         return rates.get(pool, 0.0) / rates[REFERENCE]
 
 
@@ -62,6 +86,10 @@ class GavelWorkload(NamedTuple):
 
     tasks: tuple[Task, ...]
     speeds: GavelSpeeds
+
+    def model(self, task: Task) -> str:
+        """What a job trains: `ResNet-50 (batch size 64)`."""
+        return self.speeds.models[task.job.id]
 
 
 def gavel(jobs: int, rates: Rates, *, every_s: float, seed: int, multiple: bool = False) -> GavelWorkload:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from myriarch.errors import SpecError, UsageError
 from myriarch.simulate.workload.philly import read_philly
+from myriarch.simulate.workload.sia import COLUMNS as SIA_COLUMNS
 from myriarch.simulate.workload.swf import read_swf
 from myriarch.simulate.workload.tables import (
     COMPACT_COLUMNS,
@@ -43,15 +45,30 @@ def read_trace(path: Path, *, kind: str | None = None) -> Trace:
     """
     if kind is not None and kind not in READERS:
         raise SpecError(f"`{kind}` is no kind of trace", hint=f"kinds: {', '.join(READERS)}")
-    lines = _lines(path)
+    lines = lines_of(path)
     try:
         return READERS[kind or recognise(lines)](lines)
     except SpecError as error:
         raise SpecError(error.message, source=str(path), hint=error.hint) from None
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a text in UTF-8, with or without a byte order mark, gzipped or not, whatever it is called."""
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text in UTF-8, with or without a byte order mark, gzipped or not, whatever it is called.
+
+    Raises UsageError for a file that cannot be read as text."""
+    with _opened(path) as text:
+        return list(text)
+
+
+def looks_like_sia(path: Path) -> bool:
+    """Whether it is a file of Sia's workloads: their jobs are trainings with speeds, which no `Trace` has."""
+    with _opened(path) as text:
+        first = next((line.strip() for line in text if line.strip()), "")
+    return first.split(",") == list(SIA_COLUMNS)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Iterator[str]]:
     if path.is_char_device():
         raise UsageError(f"{path} is a device, and has no end", hint=HINT)
     try:
@@ -59,7 +76,7 @@ def _lines(path: Path) -> list[str]:
             zipped = file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
             stream = cast(BinaryIO, gzip.GzipFile(fileobj=file) if zipped else file)
             with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
-                return list(text)
+                yield text
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
         raise UsageError(f"{path} is no text in UTF-8: there is a byte {wrong:#04x}", hint=HINT) from None

@@ -20,6 +20,7 @@ from importlib import resources
 from typing import Final, Literal
 
 import msgspec
+import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
@@ -42,6 +43,26 @@ PUBLISHED_HOURS: Final = {
 }
 """Mean completion times of Sia's Table 3 (Saturn is its sample of Helios)."""
 COLUMNS: Final = ("workload", "name", "time", "application", "num_replicas", "batch_size")
+
+
+EVERY_S: Final = 180.0
+"""Mean gap between submissions: 160 jobs in 8 hours."""
+CHOICES: Final[Mapping[str, Mapping[tuple[str, int, int], int]]] = {
+    "philly": {
+        ("bert", 6, 384): 14, ("bert", 8, 384): 8, ("bert", 12, 384): 11, ("bert", 16, 384): 14,
+        ("cifar10", 6, 2048): 164, ("cifar10", 8, 2048): 155, ("cifar10", 12, 4096): 172, ("cifar10", 16, 4096): 142,
+        ("deepspeech2", 6, 320): 21, ("deepspeech2", 8, 320): 21, ("deepspeech2", 12, 640): 27,
+        ("imagenet", 10, 1600): 8, ("imagenet", 12, 3200): 3, ("imagenet", 14, 3200): 4, ("yolov3", 4, 64): 36,
+    },
+    "saturn": {
+        ("bert", 6, 384): 9, ("bert", 8, 384): 4, ("bert", 12, 384): 8, ("bert", 16, 384): 9,
+        ("cifar10", 4, 2048): 77, ("cifar10", 6, 2048): 143, ("cifar10", 8, 2048): 60, ("cifar10", 8, 4096): 53,
+        ("cifar10", 10, 4096): 100, ("cifar10", 12, 4096): 145, ("cifar10", 16, 4096): 89,
+        ("deepspeech2", 6, 320): 13, ("deepspeech2", 8, 320): 19, ("deepspeech2", 12, 640): 13,
+        ("imagenet", 10, 1600): 4, ("imagenet", 12, 3200): 6, ("imagenet", 14, 3200): 11, ("yolov3", 4, 64): 37,
+    },
+}  # fmt: skip
+"""Of the 800 jobs of each of the artefact's two tables: what is trained, devices and batch, and how often."""
 
 
 class Cluster(Value, frozen=True, kw_only=True):
@@ -187,8 +208,33 @@ def read_sia(lines: Iterable[str]) -> dict[int, tuple[dict[str, str], ...]]:
         if row["application"] not in profiles().applications:
             known = ", ".join(profiles().applications)
             raise SpecError(f"`{row['name']}` trains `{row['application']}`", hint=f"profiles are of {known}")
-        found.setdefault(int(row["workload"]), []).append(row)
+        try:
+            number, numbers = int(row["workload"]), [float(row[name]) for name in COLUMNS[2:] if name != "application"]
+        except (TypeError, ValueError):
+            raise SpecError(f"job `{row['name']}` has a cell that is no number", hint="mend or drop its line") from None
+        if not (numbers[0] >= 0 and all(1 <= one < math.inf for one in numbers[1:]) and numbers[0] < math.inf):
+            hint = "times from 0 up, at least one device and one sample; mend or drop its line"
+            raise SpecError(f"job `{row['name']}` has time, devices and batch {numbers}", hint=hint)
+        found.setdefault(number, []).append(row)
     return {number: tuple(sorted(rows, key=lambda row: float(row["time"]))) for number, rows in sorted(found.items())}
+
+
+def drawn_rows(jobs: int, mix: str, *, every_s: float, seed: int) -> tuple[dict[str, str], ...]:
+    """Rows as in a workload file: what is trained is drawn from one of the published tables, and jobs come by a Poisson
+    process, one `every_s` on average. (Those of the tables come in waves of a day.) Synthetic."""
+    if jobs < 1 or not every_s > 0:
+        raise SpecError(f"{jobs} jobs, one every {every_s:g} s: both must be above zero")
+    draw = np.random.default_rng(np.random.SeedSequence(seed))
+    choices = list(CHOICES[mix].items())
+    counts = np.array([count for _, count in choices], dtype=float)
+    chosen = draw.choice(len(choices), size=jobs, p=counts / counts.sum()).tolist()
+    submit_s = np.floor(np.cumsum(draw.exponential(every_s, jobs))).tolist()
+    rows = []
+    for number, (choice, at_s) in enumerate(zip(chosen, submit_s, strict=True)):
+        application, devices, batch = choices[choice][0]
+        values = ("1", f"{application}-{number}", repr(at_s), application, str(devices), str(batch))
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return tuple(rows)
 
 
 def sia_workload(

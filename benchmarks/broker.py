@@ -12,14 +12,18 @@ each; they come over four days, after three in which the pools fill up. The same
                   and every ten minutes, its provision timeout, the others are asked again
     multikueue    Incremental: three clusters more every five minutes, in the order of the configuration; the first that
                   starts it wins
-    broker P      `schedule.broker_rolling`, with P CNY for a unit of bounded slowdown: on arrival, again every quarter
-                  of an hour, as a batch every hour
+    broker        `schedule.broker_shifting`: on arrival, what waits every quarter of an hour, what runs every hour
+    broker P      with --price P: `schedule.broker_rolling`, which stops nobody, with P CNY for a unit of bounded
+                  slowdown: on arrival, again every quarter of an hour, as a batch every hour
 
 **What is known.** Pools tell who runs and waits now, by the limits that users asked for; nobody knows who comes later.
 Run times are forecasts, learnt from jobs of the same trace that ended before the broker's first one (`Durations`; for
 Mira with the users' limits, for Philly and Kalos without any). The limits of Philly's and Kalos' users, which their
 queues need, are drawn: as much over the run as one of Mira's 50 jobs of the nearest run times. Prices of the next 24
 hours are known, as on a day-ahead market, and hours after that are taken to repeat them.
+
+`broker` is `schedule.broker_shifting`: training jobs (Philly's and Kalos') may be stopped, saved and moved while they
+run, at the cost of `PAUSE`; Mira's may not. `nobody below` is a lower bound (`broker_bound`).
 
 **What is counted.** Cost: energy at the price of every hour, cooling included, less vouchers in the order of starts.
 Slowdown: (wait + run) / max(shortest run in any pool, 10 s), at least 1. `owners` is the mean slowdown of the pools'
@@ -41,19 +45,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from myriarch.schedule.broker_market import Market, Offer, Request, Voucher
-from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send, slowness_per_s
+from broker_bound import bound, left_by_owners
+from myriarch.schedule.broker_hours import Lifetimes, Stops
+from myriarch.schedule.broker_market import Market, Offer, Request, Voucher, Window
+from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send
+from myriarch.schedule.broker_shifting import Shifting, Stop, View
 from myriarch.schedule.calendar import Floats, instant_text
 from myriarch.schedule.durations import Durations
+from myriarch.schedule.durations_slowness import BOUND_S, Slowness, slowness_per_s
 from myriarch.schedule.job import Job, JobId
 from myriarch.simulate.market_draw import spot_hours, tariff_hours
-from myriarch.simulate.market_energy import watts_of
+from myriarch.simulate.market_energy import Held, Plant, Watts, spent, watts_of
 from myriarch.simulate.market_hours import SiteHours
-from myriarch.simulate.market_pools import Errand, Placed, Policy, World
+from myriarch.simulate.market_pools import Errand, Pause, Placed, Policy, World
 from myriarch.simulate.queueing import Task
 from myriarch.simulate.workload.reading import read_trace
 from myriarch.simulate.workload.trace import TraceJob
@@ -62,7 +70,6 @@ from myriarch.spec.catalogue import lookup
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 WEEK_S: Final = 7 * DAY_S
-BOUND_S: Final = 10.0
 OPENS_S: Final = 1_796_054_400.0
 """2026-12-01T00:00+08:00, instant 0 of every run."""
 OFFSET_S: Final = 28_800.0
@@ -70,6 +77,7 @@ WARM_S: Final = 3 * DAY_S
 """The pools fill up before the broker's first job."""
 BROKER_S: Final = 4 * DAY_S
 SERIES_S: Final = 40 * DAY_S
+OPENED: Final = Market(opens="2026-12-01T00:00+08:00", horizon_s=SERIES_S, currency="CNY", offers=())
 RUN_MOST_S: Final = 5 * DAY_S
 SHIFT_S: Final = 4 * DAY_S
 
@@ -85,6 +93,13 @@ MIRA_NODES_PER_DEVICE: Final = 64
 """Mira's 49,152 nodes become 768 devices; its jobs are multiples of 512 nodes, but for the smallest."""
 H800_SPEED: Final = 2.2
 """Over an A100 in BF16 training: an assumption; the ratio of peak rates is 3.2. FP64 jobs of Mira do not run there."""
+PAUSED: Final = ("philly", "kalos")
+"""Training jobs save their state anyway; of Mira's it is not known."""
+PAUSE: Final = Pause(save_s=60.0, load_s=300.0, move_s=1800.0)
+"""Assumptions: a minute to save, five to start and load again; between pools half an hour, in which a line of 10 Gb/s
+carries 2.2 TB, 35 GB from each of 64 devices. The line has no price by the byte."""
+PROMISE: Final = 0.05
+"""Of mean slowdown that waiting for prices may add: the issue's 5 %, of a slowdown of 1."""
 WEEKS: Final = (9, 10, 8)
 """Of the traces: what the broker's jobs are of, by seed; later than those of the pools' own jobs (2 to 7)."""
 
@@ -283,6 +298,7 @@ def errands(case: Case, traces: Traces, week: int, rng: np.random.Generator) -> 
                         job=history,
                         run_s=run_s,
                         estimate_s={name: max(math.ceil(asked / speeds[name]), run_s[name]) for name in run_s},
+                        pause=PAUSE if source in PAUSED else None,
                     ),
                     source,
                     history,
@@ -291,32 +307,28 @@ def errands(case: Case, traces: Traces, week: int, rng: np.random.Generator) -> 
     return sorted(made, key=lambda each: (each.errand.job.submit_s, each.errand.job.id))
 
 
+class Forecast(NamedTuple):
+    """Of an errand, at speed 1."""
+
+    expected_s: float
+    slowness_per_s: float
+    """By how much a second of waiting slows it down, as it came out for past jobs of the same forecast."""
+    runs_s: Floats
+    """Equally likely run times."""
+
+
 @dataclasses.dataclass
 class Learnt:
-    """A learner, and how its slownesses came out: forecasts of a long run are wrong now and then, and a job that dies
-    in its first minute after a night of waiting rules every mean. So a forecast slowness stands for what jobs with
-    about the same one really had."""
+    """The learners of one source."""
 
     durations: Durations
-    foreseen: list[float] = dataclasses.field(default_factory=list)
-    real: list[float] = dataclasses.field(default_factory=list)
-    _edges: Floats | None = None
-    _means: Floats | None = None
+    slowness: Slowness = dataclasses.field(default_factory=Slowness)
 
-    def slowness(self, job: Job, *, now_s: float) -> tuple[float, float]:
+    def forecast(self, job: Job, *, now_s: float) -> tuple[float, float]:
         """Expected run time, and by how much a second of waiting slows the job down: as forecast."""
         forecast = self.durations.submitted(job, now_s=now_s)
         p50_s = max(forecast.p50_s, 1.0)
         return max(forecast.mean_s, 1.0), slowness_per_s(p50_s, max(forecast.p90_s, p50_s))
-
-    def calibrated(self, foreseen: float) -> float:
-        """As it came out, in tenths of the past jobs by what had been foreseen; of few jobs, fewer parts."""
-        if self._edges is None or self._means is None:
-            order = np.argsort(self.foreseen, kind="stable")
-            parts = np.array_split(order, max(min(10, len(order) // 50), 1))
-            self._means = np.array([np.array(self.real)[part].mean() for part in parts])
-            self._edges = np.array([np.array(self.foreseen)[part[0]] for part in parts[1:]])
-        return float(self._means[np.searchsorted(self._edges, foreseen, side="right")])
 
 
 class Forecasts:
@@ -327,14 +339,14 @@ class Forecasts:
         self._weeks = weeks
         self._learners: dict[tuple[str, int], Learnt] = {}
 
-    def of(self, known: Known, week: int) -> tuple[float, float]:
-        """Expected run time at speed 1, and by how much a second of waiting slows it down."""
+    def of(self, known: Known, week: int) -> Forecast:
         key = known.source, week
         if key not in self._learners:
             self._learners[key] = self._learnt(*key)
         learnt = self._learners[key]
-        expected_s, slowness = learnt.slowness(known.history, now_s=known.history.submit_s)
-        return expected_s, learnt.calibrated(slowness)
+        expected_s, slowness = learnt.forecast(known.history, now_s=known.history.submit_s)
+        runs_s = learnt.durations.likely(known.history, now_s=known.history.submit_s)
+        return Forecast(expected_s, learnt.slowness.calibrated(slowness), runs_s)
 
     def _learnt(self, source: str, week: int) -> Learnt:
         """Submissions and ends in the order in which they happened; what had not ended is not known."""
@@ -358,11 +370,10 @@ class Forecasts:
             if at_s >= WARM_S:
                 break
             if kind == 0:
-                foreseen[past.id] = learnt.slowness(past, now_s=at_s)[1]
+                foreseen[past.id] = learnt.forecast(past, now_s=at_s)[1]
             else:
                 learnt.durations.ended(past, run_s, now_s=at_s)
-                learnt.foreseen.append(foreseen.pop(past.id))
-                learnt.real.append(1.0 / max(run_s, BOUND_S))
+                learnt.slowness.ended(foreseen.pop(past.id), run_s)
         return learnt
 
 
@@ -381,6 +392,8 @@ class Static:
         world.send(errand.job.id, self.pool if self.pool in errand.run_s else next(iter(errand.run_s)))
 
     def started(self, job: JobId, pool: str, world: World) -> None: ...
+
+    def stopped(self, job: JobId, pool: str, world: World) -> None: ...
 
     def ended(self, job: JobId, pool: str, world: World) -> None: ...
 
@@ -453,7 +466,7 @@ class MultiKueue(Static):
                 world.send(job, pool)
 
 
-class Broker:
+class Broker(Static):
     """Ours: `schedule.broker_rolling`, told what pools foresee and what the next 24 hours cost."""
 
     period_s = 900.0
@@ -465,7 +478,7 @@ class Broker:
         case: Case,
         hours: Mapping[str, SiteHours],
         known: Sequence[Known],
-        forecasts: Mapping[JobId, tuple[float, float]],
+        forecasts: Mapping[JobId, Forecast],
         *,
         price_per_slowdown: float,
     ) -> None:
@@ -477,7 +490,7 @@ class Broker:
 
     def arrive(self, errand: Errand, world: World) -> None:
         known = self.known[errand.job.id]
-        expected_s, slowness = self.forecasts[errand.job.id]
+        expected_s, slowness, _ = self.forecasts[errand.job.id]
         speeds = {pool: known.history.estimate_s / errand.estimate_s[pool] for pool in errand.run_s}
         request = Request(
             name=errand.job.id,
@@ -554,21 +567,141 @@ class Broker:
         )
 
 
+class Shifter(Static):
+    """Ours for jobs that may be stopped: `schedule.broker_shifting`."""
+
+    period_s = 900.0
+    horizon_s = 5 * DAY_S
+
+    def __init__(
+        self,
+        case: Case,
+        hours: Mapping[str, SiteHours],
+        known: Sequence[Known],
+        forecasts: Mapping[JobId, Forecast],
+        *,
+        promise: float = PROMISE,
+        stops: bool = True,
+    ) -> None:
+        self.case, self.hours, self.forecasts, self.stops = case, hours, forecasts, stops
+        self.known = {each.errand.job.id: each for each in known}
+        self.broker = Shifting(promise=promise)
+        self.watts = {site.name: watts_of(lookup(site.chip)).busy_w for site in case.sites}
+        self.left = {voucher.name: voucher.cap_total or math.inf for voucher in case.vouchers}
+        self.woken_s = -math.inf
+
+    def arrive(self, errand: Errand, world: World) -> None:
+        known, forecast = self.known[errand.job.id], self.forecasts[errand.job.id]
+        source = known.source
+        speed = {s.name: s.speed.get(source, 1.0) for s in self.case.sites if s.name in errand.run_s}
+        limit_s = max(errand.estimate_s[name] * speed[name] for name in speed)
+        pause = errand.pause if self.stops else None
+        lives = Lifetimes(np.minimum(forecast.runs_s, limit_s), most_s=limit_s)
+        actions = self.broker.submit(
+            Request(name=errand.job.id, devices=errand.job.devices),
+            self.view(world),
+            speed=speed,
+            limit_s=limit_s,
+            lives=lives,
+            slowness_per_s=forecast.slowness_per_s,
+            stops=None if pause is None else Stops(save_s=pause.save_s, load_s=pause.load_s, move_s=pause.move_s),
+            now_s=world.now_s,
+        )
+        self._act(actions, world)
+
+    def started(self, job: JobId, pool: str, world: World) -> None:
+        self.broker.started(job, pool, now_s=world.now_s)
+
+    def stopped(self, job: JobId, pool: str, world: World) -> None:
+        self._paid(job, world)
+        self.broker.stopped(job, now_s=world.now_s)
+
+    def ended(self, job: JobId, pool: str, world: World) -> None:
+        self._paid(job, world)
+        self.broker.ended(job, ran_s=min(self.known[job].errand.run_s.values()), now_s=world.now_s)
+
+    def wake(self, world: World) -> None:
+        running = int(world.now_s // HOUR_S) > int(self.woken_s // HOUR_S) if self.woken_s >= 0 else True
+        self.woken_s = world.now_s
+        if self.broker.jobs:
+            self._act(self.broker.wake(self.view(world), now_s=world.now_s, running=running), world)
+
+    def _act(self, actions: Iterable[Any], world: World) -> None:
+        for action in actions:
+            job = JobId(action.job)
+            match action:
+                case Send():
+                    world.send(job, action.pool)
+                case Recall():
+                    world.recall(job, action.pool)
+                case Stop():
+                    world.pause(job)
+
+    def _paid(self, job: JobId, world: World) -> None:
+        """By vouchers, for the stretch that has ended."""
+        one = world.stretches[job][-1]
+        site = next(site for site in self.case.sites if site.name == one.pool)
+        cost = paid(site, self.hours[one.pool], self.known[job].errand.job.devices, one.start_s, world.now_s)
+        for voucher in self.case.vouchers:
+            valid = OPENED.interval_s(voucher)
+            share = max(min(valid[1], world.now_s) - max(valid[0], one.start_s), 0.0) / max(
+                world.now_s - one.start_s, 1.0
+            )
+            if one.pool in voucher.offers:
+                self.left[voucher.name] -= max(cost, 0.0) * share * voucher.share
+
+    def view(self, world: World) -> View:
+        mine = frozenset(JobId(name) for name, job in self.broker.jobs.items() if job.state == "queued")
+        offers = tuple(
+            Offer(
+                name=site.name,
+                chip=site.chip,
+                currency="CNY",
+                rent_per_device_hour=site.rent_per_device_hour,
+                energy_per_kwh=self.hours[site.name].day_ahead(world.now_s),
+                power_per_device_w=self.watts[site.name],
+                windows=(Window(start_s=0.0, end_s=self.horizon_s, devices=site.devices),),
+            )
+            for site in self.case.sites
+        )
+        free = {
+            site.name: [
+                (window.start_s, window.end_s, window.devices)
+                for window in world.windows(site.name, horizon_s=self.horizon_s, without=mine)
+            ]
+            for site in self.case.sites
+        }
+        market = Market(
+            opens=instant_text(OPENS_S + world.now_s, utc_offset_s=OFFSET_S),
+            horizon_s=self.horizon_s,
+            currency="CNY",
+            offers=offers,
+            vouchers=tuple(voucher for voucher in self.case.vouchers if self.left[voucher.name] > 0),
+        )
+        return View(
+            market=market,
+            free=free,
+            begins_now=lambda job, pool: world.starts_now(JobId(job), pool),
+            slot_end_s=HOUR_S - world.now_s % HOUR_S,
+        )
+
+
 # --- what it cost -----------------------------------------------------------------------------------------------------
 
 
-def bill(case: Case, hours: Mapping[str, SiteHours], placed: Mapping[JobId, Placed], known: Sequence[Known]) -> Floats:
+def bill(
+    case: Case, hours: Mapping[str, SiteHours], placed: Mapping[JobId, Sequence[Placed]], known: Sequence[Known]
+) -> Floats:
     """Of each errand: rent and energy as they were, less vouchers in the order of starting."""
     sites = {site.name: site for site in case.sites}
     left = {voucher.name: voucher.cap_total or math.inf for voucher in case.vouchers}
-    opens = instant_text(OPENS_S, utc_offset_s=OFFSET_S)
-    market = Market(opens=opens, horizon_s=SERIES_S, currency="CNY", offers=(), vouchers=case.vouchers)
     cost = np.zeros(len(known))
-    for index in sorted(range(len(known)), key=lambda each: (placed[known[each].errand.job.id].start_s, each)):
-        one, devices = placed[known[index].errand.job.id], known[index].errand.job.devices
-        cost[index] = paid(sites[one.pool], hours[one.pool], devices, one.start_s, one.end_s)
+    stretches = [(one.start_s, index, one) for index, k in enumerate(known) for one in placed[k.errand.job.id]]
+    for _, index, one in sorted(stretches, key=lambda each: each[:2]):
+        devices = known[index].errand.job.devices
+        cost[index] += paid(sites[one.pool], hours[one.pool], devices, one.start_s, one.end_s)
         for voucher in case.vouchers:
-            valid = market.interval_s(voucher)
+            valid = OPENED.interval_s(voucher)
             start_s, end_s = max(valid[0], one.start_s), min(valid[1], one.end_s)
             if one.pool in voucher.offers and start_s < end_s:
                 covered = max(paid(sites[one.pool], hours[one.pool], devices, start_s, end_s), 0.0)
@@ -590,8 +723,20 @@ def measure(case: Case, hours: Mapping[str, SiteHours], world: World, known: Seq
     end = np.array([world.placed[k.errand.job.id].end_s - k.errand.job.submit_s for k in known])
     run = np.array([min(k.errand.run_s.values()) for k in known])
     slow = np.maximum(end / np.maximum(run, BOUND_S), 1.0)
-    cost = bill(case, hours, world.placed, known)
+    cost = bill(case, hours, world.stretches, known)
     owners = np.array([max((w + r) / max(r, BOUND_S), 1.0) for _, w, r in world.owned_waits])
+    plants = {
+        site.name: Plant(
+            devices=site.devices, watts=Watts(watts_of(lookup(site.chip)).busy_w, idle_w=0.0), hours=hours[site.name]
+        )
+        for site in case.sites
+    }
+    held = [
+        Held(pool=one.pool, start_s=one.start_s, end_s=one.end_s, devices=k.errand.job.devices)
+        for k in known
+        for one in world.stretches[k.errand.job.id]
+    ]
+    drawn = spent(held, plants, start_s=0.0, end_s=SERIES_S).values()
     where = [world.placed[k.errand.job.id].pool for k in known]
     return {
         "cost": float(cost.sum()),
@@ -599,6 +744,9 @@ def measure(case: Case, hours: Mapping[str, SiteHours], world: World, known: Seq
         "wait_s_mean": float(wait.mean()),
         "wait_s_p99": float(np.quantile(wait, 0.99)),
         "owners_slowdown_mean": float(owners.mean()),
+        "energy_kwh": sum(one.busy_j for one in drawn) / 3.6e6,
+        "carbon_kg": sum(one.carbon_kg or 0.0 for one in drawn),
+        "stops": sum(len(world.stretches[k.errand.job.id]) - 1 for k in known),
         "jobs_by_pool": {site.name: where.count(site.name) for site in case.sites},
     }
 
@@ -618,6 +766,7 @@ def play(case: Case, seed: int, traces: Traces, forecasts: Forecasts, *, prices:
     ways["multikueue"] = MultiKueue([site.name for site in case.sites])
     for price in prices:
         ways[f"broker {price:g}"] = Broker(case, hours, known, expected, price_per_slowdown=price)
+    ways["broker"] = Shifter(case, hours, known, expected)
     measured: dict[str, dict[str, Any]] = {}
     for name, way in ways.items():
         begin = time.process_time()
@@ -625,15 +774,46 @@ def play(case: Case, seed: int, traces: Traces, forecasts: Forecasts, *, prices:
         world.run([each.errand for each in known], way)
         measured[name] = {**measure(case, hours, world, known), "cpu_s": time.process_time() - begin}
         print(row(name, measured[name]), file=sys.stderr, flush=True)
+    lowest = least(case, hours, tasks, known, slowdown=measured["list price"]["slowdown_mean"])
+    print(f"  {'nobody below':16}{lowest:10,.0f} CNY", file=sys.stderr, flush=True)
     return {
         "case": case.name,
+        "lower_bound": lowest,
         "seed": seed,
         "week": week,
         "jobs": len(known),
         "list_price_per_device_hour": listed,
         "ways": measured,
-        "compared": {f"{price:g}": compared(measured, price, jobs=len(known)) for price in prices},
+        "compared": {name: compared(measured, name, jobs=len(known)) for name in measured if name.startswith("broker")},
     }
+
+
+def least(
+    case: Case,
+    hours: Mapping[str, SiteHours],
+    tasks: Mapping[str, Sequence[Task]],
+    known: Sequence[Known],
+    *,
+    slowdown: float,
+) -> float:
+    """What the jobs would cost at least (`broker_bound`), in CNY."""
+    kilowatts = {site.name: watts_of(lookup(site.chip)).busy_w / 1e3 for site in case.sites}
+    return bound(
+        jobs=[(k.errand.job.submit_s, k.errand.job.devices, k.errand.run_s) for k in known],
+        prices={
+            site.name: hours[site.name].price_per_kwh * hours[site.name].pue_hourly * kilowatts[site.name]
+            + site.rent_per_device_hour
+            for site in case.sites
+        },
+        free={site.name: left_by_owners(tasks[site.name], site.devices, SERIES_HOURS) for site in case.sites},
+        vouchers=[
+            (pool, one.share, one.cap_total or math.inf, first_s / HOUR_S, last_s / HOUR_S)
+            for one in case.vouchers
+            for pool in one.offers
+            for first_s, last_s in [OPENED.interval_s(one)]
+        ],
+        slowdown=slowdown,
+    )
 
 
 def list_price(site: Site, hours: SiteHours) -> float:
@@ -641,11 +821,11 @@ def list_price(site: Site, hours: SiteHours) -> float:
     return site.rent_per_device_hour + hours.list_price() * watts_of(lookup(site.chip)).busy_w / 1e3
 
 
-def compared(ways: Mapping[str, dict[str, Any]], price: float, *, jobs: int) -> dict[str, float | str]:
+def compared(ways: Mapping[str, dict[str, Any]], name: str, *, jobs: int) -> dict[str, float | str]:
     """Ours over the others: shares of cost saved, ratios of mean slowdown and of the 99th percentile of waits."""
-    ours = ways[f"broker {price:g}"]
+    ours = ways[name]
     static = [name for name in ways if name.startswith("static")]
-    best = min(static, key=lambda name: ways[name]["cost"] + price * jobs * ways[name]["slowdown_mean"])
+    best = min(static, key=lambda name: ways[name]["cost"] + PRICE * jobs * ways[name]["slowdown_mean"])
     cheapest = min(static, key=lambda name: ways[name]["cost"])
     found: dict[str, float | str] = {"best_static": best, "cheapest_static": cheapest}
     for label, other in (("best_static", best), ("cheapest_static", cheapest), ("list_price", "list price")):
@@ -669,8 +849,9 @@ def table(result: Mapping[str, Any]) -> str:
     for run in result["runs"]:
         lines.append(f"{run['case']}, seed {run['seed']}: {run['jobs']:,} jobs of week {run['week']}")
         lines += [row(name, one) for name, one in run["ways"].items()]
-        for price, one in run["compared"].items():
-            lines.append(f"  at {price} CNY, saved; and slowdown over theirs:")
+        lines.append(f"  {'nobody below':16}{run['lower_bound']:10,.0f} CNY")
+        for ours, one in run["compared"].items():
+            lines.append(f"  {ours}: saved; and slowdown over theirs:")
             for label in ("best_static", "cheapest_static", "list_price"):
                 name = f"{label} ({one[label]})" if label in one else label
                 saved, ratio = one[f"saved_against_{label}"], one[f"slowdown_over_{label}"]
@@ -684,7 +865,12 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, required=True)
     parser.add_argument("--case", action="append", choices=list(cases()))
     parser.add_argument("--seed", type=int, action="append")
-    parser.add_argument("--price", type=float, action="append", help="of a unit of slowdown, in CNY; default 30")
+    parser.add_argument(
+        "--price",
+        type=float,
+        action="append",
+        help="also `schedule.broker_rolling`, at so many CNY for a unit of slowdown",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     kept = os.dup(1)
@@ -692,7 +878,7 @@ def main() -> None:
     traces = Traces(options.traces)
     forecasts = Forecasts(traces)
     runs = [
-        play(cases()[name], seed, traces, forecasts, prices=options.price or [PRICE])
+        play(cases()[name], seed, traces, forecasts, prices=options.price or [])
         for name in options.case or list(cases())
         for seed in options.seed or [0, 1]
     ]

@@ -1,4 +1,4 @@
-"""All policies on the same workloads, in weeks that no setting was chosen on, but for one (`spell`, on Mira's).
+"""All policies on the same workloads, in weeks that no setting was chosen on, but for Mira's unless `--weeks` says so.
 
     python benchmarks/policies.py [--traces FOLDER] [--workload NAME ...] [--policy NAME ...] [--jobs N] [--json]
                                   [--weeks WARM,FIRST,LAST]
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ COSTS: Final = {"philly": (30.0, 60.0), "mira": (300.0, 300.0), "acme": (30.0, 1
 """Seconds of saving and of restarting: our assumptions. Sia's are in its profiles, 25 to 250 s."""
 SAVES_EVERY_S: Final = 1800.0
 WINDOWS: Final = {"philly": (8.0, 9.0, 12.0), "mira": (10.0, 12.0, 15.0)}
-"""Weeks, from 0: from, measured from, to. Settings were chosen on Philly before week 8, `spell` on these of Mira."""
+"""Weeks, from 0: from, measured from, to. Settings and rules were chosen on Philly before week 8 and on Mira's weeks 0
+to 3 and 12 to 14, which are these: `--weeks 2,4,6`, `5,7,9` and `13,15,17` are held out."""
 ACME_JOBS: Final = 6_000
 ACME_SEED: Final = 2024
 SIA_NUMBERS: Final = (1, 2, 3)
@@ -178,10 +180,13 @@ RIGID: Final[dict[str, Entry]] = {
     "myriarch": Entry(lambda work: myriarch(Placed(work.pools))),
     "- preemption": Entry(lambda work: myriarch(Placed(work.pools)), stops=False),
     "- prediction": Entry(lambda work: myriarch(Placed(work.pools), learner=Lengths(keys=everybody))),
+    "- price": Entry(lambda work: myriarch(Placed(work.pools), settings=Settings(price=0.0))),
+    "- guard": Entry(lambda work: myriarch(Placed(work.pools), settings=Settings(guard_s=math.inf))),
     "- holds": Entry(lambda work: myriarch(Placed(work.pools), settings=Settings(holds=False))),
     "- fragments": Entry(lambda work: myriarch(Placed([_loose(pool) for pool in work.pools]))),
 }
-"""`- holds`: nothing is kept for the first in line. `- fragments`: nodes of one device, so that any will do: what
+"""`- price`: whoever stands before displaces, whatever it costs. `- holds`: nothing is kept for the first in line.
+`- fragments`: nodes of one device, so that any will do: what
 packing and defragmentation could bring at most (Mira: nodes of 64)."""
 
 UNLIKE: Final[dict[str, Entry]] = {

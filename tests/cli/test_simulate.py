@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jsonschema
 import msgspec
@@ -20,10 +21,13 @@ from myriarch.cli.schema import document
 from myriarch.cli.simulate import Options, simulate
 from myriarch.cli.simulate_files import load_scenario
 from myriarch.cli.simulate_words import METRICS as METRIC_WORDS
-from myriarch.cli.simulate_words import TERMS
+from myriarch.cli.simulate_words import TERMS, WORDS_ZH
 from myriarch.errors import EnvironmentFault, MyriarchError, SpecError, UsageError
+from myriarch.event.actions import Decide
 from myriarch.run.directory import Attempt, find_attempt
+from myriarch.schedule.job import Kind
 from myriarch.simulate import sweep_crew
+from myriarch.simulate.breakdowns import Course
 from myriarch.simulate.scenario_answer import METRICS, Answer
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +91,10 @@ def test_tables_in_both_languages(folder: Path, capsys: pytest.CaptureFixture[st
             assert word in shown or (word == "有用" and "有效计算" in shown), word
         assert max(map(len, shown.splitlines())) <= 120
     assert set(METRIC_WORDS) == set(METRICS)
+    for said in (get_args(Kind), get_args(Course), get_args(get_type_hints(Decide)["choice"])):
+        assert set(said) <= set(WORDS_ZH)
+    assert "小实验" in shown
+    assert not re.search(r"\b(experiment|gang|in place|repair|they are in no mean)\b", shown)
     for term in (*TERMS.values(), *METRIC_WORDS.values()):
         assert set(term) == {"en", "zh"}
         assert all(term.values())
@@ -267,6 +275,15 @@ def test_an_empty_trace_leaves_nothing_behind(folder: Path) -> None:
     assert not list((folder / "runs").glob("*/attempts/*"))
 
 
+@pytest.mark.parametrize("options", [{"tune": True}, {"seeds": 2}])
+def test_a_search_or_sweep_that_fails_at_once_leaves_nothing_behind(folder: Path, options: dict[str, Any]) -> None:
+    (folder / "short.yaml").write_text("name: short\nfleet: v100-sxm2-32:8\nworkload: {trace: empty.swf, kind: swf}\n")
+    (folder / "empty.swf").write_text("; a header\n")
+    with pytest.raises(SpecError, match="no job to simulate"):
+        run("short.yaml", **options)
+    assert not list((folder / "runs").glob("*/attempts/*"))
+
+
 def test_a_full_disk_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -290,6 +307,7 @@ def test_a_name_that_a_real_run_has_is_refused(folder: Path) -> None:
     ("options", "told"),
     [
         ({"seeds": 0}, "--seeds: 0 is none"),
+        ({"seeds": 10_001}, "--seeds: 10,001 are more than anybody waits for"),
         ({"vary": ["policy.name"]}, "is no field with values"),
         ({"vary": ["policy.name=easy,easy"]}, "has a value twice"),
         ({"vary": ["policy.name=easy", "policy.name=fifo"]}, "is varied twice"),

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from myriarch.cost.spares import best_spares, nodes_in_repair, shortage, shortage_chance, spares_needed
+from myriarch.cost.spares import (
+    DEFAULT_REPAIR_S,
+    best_spares,
+    mean_repair_s,
+    nodes_in_repair,
+    shortage,
+    shortage_chance,
+    spares_needed,
+)
+from myriarch.plan.valuing import longest_repair_s
+from myriarch.spec.fleet import Chip, FailureRate, Pool
 from myriarch.units import S_PER_DAY
 
 means = st.floats(0.01, 400.0)
@@ -117,3 +127,24 @@ def test_the_best_number_of_spares_is_no_worse_than_its_neighbours() -> None:
 def test_a_mean_that_is_none_is_named(mean: float) -> None:
     with pytest.raises(ValueError, match="nodes in repair"):
         shortage_chance(mean, spares=1)
+
+
+def test_the_mean_of_a_repair_follows_from_its_median() -> None:
+    """LANL: 54 min and 355 min. A log-normal's mean is median x exp(sigma^2 / 2)."""
+    assert float(mean_repair_s(54 * 60.0)) == pytest.approx(355 * 60.0)
+    sigma = math.sqrt(2 * math.log(355 / 54))
+    drawn_s = np.random.default_rng(1).lognormal(math.log(3600.0), sigma, 1_000_000)
+    assert float(mean_repair_s(3600.0)) == pytest.approx(drawn_s.mean(), rel=0.02)
+
+
+def test_plans_size_spares_by_the_mean_where_the_fleet_file_says_a_median() -> None:
+    pools = {
+        name: (Pool(name=name, chip=Chip(id="c"), nodes=2, failures=failures), 2.0)
+        for name, failures in (
+            ("a", FailureRate(per_node_day=0.01, repair_s=5400.0)),
+            ("b", FailureRate(per_node_day=0.02)),
+            ("c", None),
+        )
+    }
+    assert longest_repair_s(pools) == pytest.approx(5400 * 355 / 54)
+    assert longest_repair_s({"c": pools["c"]}) == DEFAULT_REPAIR_S

@@ -9,8 +9,9 @@ import pytest
 
 from myriarch.errors import SpecError
 from myriarch.schedule.broker_market import Market, Offer, Request, Window
-from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send, slowness_per_s
+from myriarch.schedule.broker_rolling import Action, Recall, Rolling, Send
 from myriarch.schedule.calendar import instant_s, instant_text
+from myriarch.schedule.durations_slowness import Slowness, slowness_per_s
 from myriarch.spec.fleet import Chip
 
 CHIP = Chip(id="any", rate_flops_per_s={"bf16": 1e14}, memory_bytes=8e10)
@@ -128,6 +129,20 @@ def test_slowness_is_ruled_by_the_chance_of_a_short_run() -> None:
     assert slowness_per_s(3600.0, 36_000.0) > 2 / 3600
     with pytest.raises(SpecError, match="give 0 < median"):
         slowness_per_s(10.0, 5.0)
+
+
+def test_slowness_is_what_past_jobs_of_the_same_forecast_came_to() -> None:
+    """One in fifty of those that were said to be long dies in its first seconds: that is what counts."""
+    learnt = Slowness()
+    assert learnt.calibrated(1e-4) == 1e-4
+    for number in range(100):
+        learnt.ended(1e-4, 1.0 if number % 50 == 0 else 1e4)
+        learnt.ended(1e-2, 100.0)
+    assert learnt.calibrated(1e-4) == pytest.approx(0.02 / 10 + 0.98 / 1e4)
+    assert learnt.calibrated(1e-5) == learnt.calibrated(1e-4)
+    assert learnt.calibrated(2e-2) == pytest.approx(1e-2)
+    learnt.ended(1e-2, 50.0)
+    assert learnt.calibrated(2e-2) > 1e-2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from myriarch.errors import SpecError
 from myriarch.schedule.durations import Durations, Forecast
@@ -143,3 +145,19 @@ def test_before_anything_is_known() -> None:
     assert Durations(estimates=False).submitted(job, now_s=0.0).p50_s == pytest.approx(874.0, rel=0.1)
     with pytest.raises(SpecError, match="window_jobs"):
         Durations(estimates=True, window_jobs=10)
+
+
+@settings(max_examples=20)
+@given(runs_s=st.lists(st.floats(1.0, 5000.0), max_size=60), estimate_s=st.floats(10.0, 5000.0), asked=st.booleans())
+def test_likely_run_times_are_those_of_the_forecast(runs_s: list[float], estimate_s: float, asked: bool) -> None:
+    durations = Durations(estimates=asked)
+    job = Job(id=JobId("new"), submit_s=1e6, devices=2, estimate_s=estimate_s)
+    for index, run_s in enumerate(runs_s):
+        past = Job(id=JobId(str(index)), submit_s=0.0, devices=2, estimate_s=5000.0)
+        durations.ended(past, run_s, now_s=float(index))
+    likely_s = durations.likely(job, now_s=1e6)
+    mean_s = durations.forecast(job, now_s=1e6).mean_s
+    assert len(likely_s) == 100
+    assert np.all(np.diff(likely_s) >= -1e-9 * likely_s[:-1])
+    assert likely_s.mean() == pytest.approx(min(mean_s, estimate_s) if asked else mean_s)
+    assert not asked or likely_s[-1] <= estimate_s * (1 + 1e-9)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from myriarch.errors import SpecError
-from myriarch.schedule.decision import Placement
+from myriarch.schedule.decision import Placement, Preempt, Start
 from myriarch.schedule.gittins import Gittins, expected_left_s, index_s
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.layout import PoolLayout
@@ -65,19 +66,69 @@ def test_memoryless_run_times_all_rank_alike() -> None:
     assert index == pytest.approx(np.full(22, 3600.0), rel=0.25)
 
 
-@given(st.lists(st.floats(0.0, 1.0), min_size=BINS, max_size=BINS))
-def test_the_index_is_the_least_over_all_ends(weights: list[float]) -> None:
+@given(
+    st.lists(st.floats(0.0, 1.0), min_size=BINS, max_size=BINS),
+    st.sampled_from([0.0, 600.0]),
+    st.sampled_from([0.0, 7200.0]),
+)
+def test_the_index_is_the_least_over_all_ends(weights: list[float], switch_s: float, least_s: float) -> None:
+    """Over those that leave a start its time; whoever is stopped costs a stop."""
     mass = np.array(weights) + 1e-6
     mass /= mass.sum()
-    index = index_s(mass)
+    index = index_s(mass, switch_s=switch_s, least_s=least_s)
     steps_s = np.diff(MIDDLES_S, prepend=0.0)
     for age in (0, 7, 30, BINS - 1):
+        begin_s = 0.0 if age == 0 else float(EDGES_S[age])
         found, spent_s, ended = math.inf, 0.0, 0.0
         for end in range(age, BINS):
             spent_s += float(mass[end:].sum()) * float(steps_s[end])
             ended += float(mass[end])
-            found = min(found, spent_s / ended)
+            if EDGES_S[end + 1] >= begin_s + least_s or end == BINS - 1:
+                found = min(found, (spent_s + switch_s * float(mass[end + 1 :].sum())) / ended)
         assert index[age] == pytest.approx(found, rel=1e-6)
+
+
+class Either:
+    """Users `long`: a minute or a day, as likely; all others a minute."""
+
+    def distribution(self, job: Job) -> Floats:
+        return 0.5 * (point(bin_of(60.0)) + point(bin_of(86_400.0))) if job.user == "long" else point(bin_of(60.0))
+
+    def learn(self, job: Job, run_s: float) -> None:
+        """It knows."""
+
+
+@pytest.mark.parametrize("spell", [None, 0.0, 12.0])
+def test_where_stops_cost_time_a_start_is_not_ranked_as_a_try(spell: float | None) -> None:
+    """A minute's try costs some two minutes for each that ends. Where two hours must follow, that is not to be had."""
+    ranking = Gittins(Either(), spell=spell)
+    standing = Standing(msgspec.structs.replace(job(user="long"), save_s=300.0, restart_s=300.0), 0, 0.0)
+    ranking.submitted(standing, now_s=0.0)
+    waiting = ranking.course(standing, now_s=0.0).rank
+    standing.start(Placement(pool="p", nodes=(0,), devices_per_node=1), now_s=0.0)
+    running = ranking.course(standing, now_s=0.0).rank
+    assert ranking.spent_s(standing, now_s=0.0) == waiting
+    tried_s = 2 * float(MIDDLES_S[bin_of(60.0)])
+    if spell is None:
+        assert waiting == running == pytest.approx(tried_s)
+    else:
+        assert running == pytest.approx(tried_s + 600.0)  # half of them are stopped, and half end
+        half_s = tried_s / 2  # what those take that end, for each of whom another runs for as long as must be
+        assert waiting == pytest.approx(half_s + max(spell * 600.0, half_s) + 600.0, rel=0.1)
+
+
+def test_who_has_lasted_is_expected_to_last() -> None:
+    """At its start a day or a minute made half a day. Shortly before half a day is over it is known that half a day
+    more is to come: a job of a minute does not wait for that, though stopping costs ten minutes."""
+    ranked = Ranked(Placed([PoolLayout(name="p", nodes=1, devices_per_node=1)]), Gittins(Either(), spell=1.0))
+    first = msgspec.structs.replace(job("a", user="long"), save_s=300.0, restart_s=300.0)
+    (start,) = ranked.submit(first, now_s=0.0)
+    assert isinstance(start, Start)
+    assert start.until_s == pytest.approx(86_400.0 / 2, rel=0.2)
+    ranked.wake(now_s=3600.0)
+    decisions = ranked.submit(job("b", submit_s=start.until_s - 100.0), now_s=start.until_s - 100.0)
+    assert [type(one) for one in decisions] == [Preempt, Start]
+    ranked.check()
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 1e9), st.sampled_from(["", "u", "v"]), st.integers(1, 64)), max_size=60))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from myriarch.errors import SpecError
@@ -52,6 +53,27 @@ def test_spares_follow_what_runs_and_refuse_nobody() -> None:
     sparing.wake(now_s=1200.0)
     sparing.check()
     assert sparing.plans["p"].nodes == 0
+
+
+def test_no_more_nodes_are_away_than_there_are() -> None:
+    """Rates that nobody has give an answer, too: the most that may be kept."""
+    assert best(nodes=8, gangs=[4], failures_per_node_s=1e6, repair_s=1e9, most=2).nodes == 2
+
+
+def test_pools_have_risks_of_their_own_and_others_are_let_alone() -> None:
+    pools = [msgspec.structs.replace(POOL, name=name) for name in ("often", "seldom", "lent")]
+    machine = Placed(pools)
+    rates = {"often": 1 / (20 * DAY_S), "seldom": 1 / (20_000 * DAY_S)}
+    sparing = Sparing(Easy(machine), failures_per_node_s=rates, repair_s=dict.fromkeys(rates, DAY_S), review_s=600.0)
+    machine.keep("lent", 0, now_s=0.0)
+    for name in rates:
+        sparing.submit(msgspec.structs.replace(job(name, 30), pools=(name,)), now_s=0.0)
+    sparing.wake(now_s=600.0)
+    sparing.check()
+    assert sparing.plans.keys() == rates.keys()
+    assert sparing.plans["often"].nodes > sparing.plans["seldom"].nodes
+    assert len(machine.pools["often"].spares) == sparing.plans["often"].nodes
+    assert machine.pools["lent"].spares == {0}
 
 
 def test_numbers_that_mean_nothing_are_refused() -> None:

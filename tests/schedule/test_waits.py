@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import heapq
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from myriarch.errors import SpecError
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.waits import WaitForecast, Waits
 from myriarch.schedule.waits_calibration import STEP, Tracker
+from myriarch.schedule.waits_drain import Drain
 
 FOLDER = Path(__file__).parent.parent / "data" / "schedules"
 
@@ -45,13 +47,18 @@ def schedule(name: str, column: str, count: int) -> list[Played]:
     ]
 
 
-def played(waits: Waits, past: Sequence[Played]) -> list[WaitForecast]:
-    """Forecasts at submission."""
+def happened(past: Sequence[Played]) -> list[tuple[float, int, int]]:
+    """Instant, kind (0 submission, 1 end, 2 start), which."""
     events = []
     for index, each in enumerate(past):
         events += [(each.job.submit_s, 0, index), (each.start_s, 2, index), (each.start_s + each.run_s, 1, index)]
+    return sorted(events)
+
+
+def played(waits: Waits, past: Sequence[Played]) -> list[WaitForecast]:
+    """Forecasts at submission."""
     found = []
-    for now_s, kind, index in sorted(events):
+    for now_s, kind, index in happened(past):
         job = past[index].job
         if kind == 0:
             found.append(waits.submitted(job, now_s=now_s))
@@ -150,3 +157,71 @@ def test_offsets_keep_their_level_whatever_comes(level: float, drift: float, see
     assert covered / count == pytest.approx(level - tracker.offset / (STEP * count), abs=1e-9)
     assert tracker.open == 0
     assert abs(covered / count - level) < 0.05 + abs(drift) / STEP
+
+
+def fifo(count: int, *, seed: int, load: float) -> list[Played]:
+    """Jobs on 16 devices, served strictly in order."""
+    random = np.random.default_rng(seed)
+    devices, run_s = 2 ** random.integers(0, 4, count), random.lognormal(7.0, 1.0, count)
+    submit_s = np.cumsum(random.exponential(float((devices * run_s).mean()) / 16 / load, count))
+    past: list[Played] = []
+    ends: list[tuple[float, int]] = []
+    free, start_s = 16, 0.0
+    for index in range(count):
+        start_s = max(start_s, submit_s[index])
+        while free < devices[index]:
+            end_s, back = heapq.heappop(ends)
+            start_s, free = max(start_s, end_s), free + back
+        free -= int(devices[index])
+        heapq.heappush(ends, (start_s + run_s[index], int(devices[index])))
+        job = Job(id=JobId(str(index)), submit_s=submit_s[index], devices=int(devices[index]), estimate_s=1e5)
+        past.append(Played(job, start_s, float(run_s[index])))
+    return past
+
+
+def test_with_the_true_run_times_a_queue_in_order_has_no_secret() -> None:
+    past = fifo(120, seed=1, load=1.5)
+    true_s = {each.job.id: each.run_s for each in past}
+    drain = Drain(devices=16, common=0.0)
+    for now_s, kind, index in happened(past):
+        job = past[index].job
+        if kind == 1:
+            drain.ended(job)
+        elif kind == 2:
+            assert drain.started(job, now_s=now_s)
+        else:
+            wait_s = drain.waits(job, now_s=now_s)
+            assert wait_s == pytest.approx(past[index].start_s - now_s, rel=1e-9, abs=1e-6)
+            drain.submitted(job, run_s=np.array([true_s[job.id]]))
+    drain.check()
+
+
+def test_a_drained_queue_is_calibrated() -> None:
+    """Over queues that have nothing to do with each other; jobs of one queue share its errors."""
+    random = np.random.default_rng(3)
+    run_s = np.sort(random.lognormal(7.0, 1.0, 100))
+    below = []
+    for _ in range(150):
+        likely, known = Drain(devices=16, common=0.0), Drain(devices=16, common=0.0)
+        for index, devices in enumerate((2 ** random.integers(0, 4, 25)).tolist()):
+            job = Job(id=JobId(str(index)), submit_s=0.0, devices=devices, estimate_s=1e5)
+            likely.submitted(job, run_s=run_s)
+            known.submitted(job, run_s=random.choice(run_s, 1))
+        last = Job(id=JobId("last"), submit_s=0.0, devices=16, estimate_s=1e5)
+        below.append(known.waits(last, now_s=0.0)[0] <= np.quantile(likely.waits(last, now_s=0.0), (0.5, 0.9)))
+    p50, p90 = np.mean(below, axis=0)
+    assert p50 == pytest.approx(0.5, abs=0.1)
+    assert p90 == pytest.approx(0.9, abs=0.08)
+
+
+def test_an_overloaded_queue_in_order_is_drained_and_not_guessed() -> None:
+    past = fifo(500, seed=2, load=1.3)
+    run_s = np.sort([each.run_s for each in past])
+    forecasts = played(Waits(devices=16, expected=lambda job: float(run_s.mean()), likely=lambda job: run_s), past)[
+        250:
+    ]
+    wait_s = np.array([each.start_s - each.job.submit_s for each in past])[250:]
+    p50_s, p90_s = np.array([(each.p50_s, each.p90_s) for each in forecasts]).T
+    assert np.median(np.abs(np.log(wait_s / p50_s))) < 0.15
+    assert np.mean(wait_s <= p90_s) > 0.8
+    assert np.median(p90_s / p50_s) < 1.6

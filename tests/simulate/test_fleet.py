@@ -49,10 +49,9 @@ def small_job(*, groups: int = 3, spares: int = 2) -> ResolvedRun:
     return big_job(groups * SMALL, group_devices=SMALL, spares=spares, nodes_per_rack=2, memory_every_steps=20)
 
 
-def small_terms(*, live: bool = False) -> FleetTerms:
+def small_terms(*, live: bool = False, whole_groups: bool = True) -> FleetTerms:
     """Steps of 1.6 s and restores of seconds, as in a large job."""
-    base = terms(live=live)
-    return msgspec.structs.replace(base, device_speed={POOL: base.device_speed[POOL]})
+    return terms(live=live, whole_groups=whole_groups)
 
 
 def per_node_day(devices: int, mtbf_s: float) -> float:
@@ -112,9 +111,13 @@ def layout(group: int, nodes: list[str], *, devices: int = 1) -> GroupLayout:
     lost=st.lists(st.integers(0, 11), unique=True, max_size=10),
     twins=st.booleans(),
     copies=st.integers(1, 2),
+    joins=st.booleans(),
 )
-def test_what_is_seen_at_a_glance_is_what_the_planner_finds(lost: list[int], twins: bool, copies: int) -> None:
-    """Counting nodes gives the tier that `plan_restore` gives with every worker listed."""
+def test_what_is_seen_at_a_glance_is_what_the_planner_finds(
+    lost: list[int], twins: bool, copies: int, joins: bool
+) -> None:
+    """Counting nodes gives the tier that `plan_restore` gives with every worker listed. `joins`: the last group was
+    away when all was saved."""
     sizes = [4, 4, 4] if twins else [3, 4, 5]
     starts = [sum(sizes[:index]) for index in range(3)]
     layouts = [
@@ -126,7 +129,7 @@ def test_what_is_seen_at_a_glance_is_what_the_planner_finds(lost: list[int], twi
     for listed in (False, True):
         saved = Saved(copies=copies, keep=2, racks=racks, workers=10**6)
         saved.store(Step(10))
-        saved.commit(Step(20), {one.group: one for one in layouts}, copies=None)
+        saved.commit(Step(20), {one.group: one for one in layouts[: 2 if joins else 3]}, copies=None)
         seats = {node: (one.group, place) for one in layouts for place, node in enumerate(one.nodes)}
         for index in lost:
             node = NodeId(f"a-{index}")
@@ -143,7 +146,7 @@ def test_what_is_seen_at_a_glance_is_what_the_planner_finds(lost: list[int], twi
         plan, remote = saved.plan(now, incarnation=Incarnation(2))
         tiers.append(plan.tier)
         steps.append(plan.step)
-        assert remote == (bool(lost) and plan.tier == "memory")
+        assert remote == ((bool(lost) or joins) and plan.tier == "memory")
     assert tiers[0] == tiers[1]
     assert steps[0] == steps[1] == (20 if tiers[0] == "memory" else 10)
 
@@ -229,6 +232,46 @@ def test_without_a_spare_the_others_go_on_until_it_is_back() -> None:
     leaves = dict(outcome.waterfall())
     assert leaves["degraded"] == pytest.approx(24 / 96 * HOUR_S / (2 * HOUR_S), rel=0.02)
     assert leaves["repair"] == pytest.approx(8 / 96 * HOUR_S / (2 * HOUR_S), rel=0.02)
+
+
+def test_steps_of_a_group_that_stays_smaller_are_as_slow_as_they_are() -> None:
+    """Half of a group is gone from 1000 s on. What is claimed is what can be counted: a third more time for a step."""
+    job = big_job(2 * SMALL, group_devices=SMALL, spares=0, memory_every_steps=20, group_sequences=48)
+    gone = [broken(1000.0, node) for node in (1, 2)]
+    outcome = simulate_fleet(job, terms=small_terms(whole_groups=False), until_s=3 * HOUR_S, breakdowns=gone)
+    assert [one[0] for one in choices(outcome)] == ["form", "shrink_group", "shrink_group"]
+    assert "g0 goes on with 16 of 24 devices" in outcome.decisions[-1].text
+    by_hand = 1000 / outcome.step_s + (3 * HOUR_S - 1000) / (outcome.step_s * 4 / 3)
+    assert outcome.steps == pytest.approx(by_hand, rel=0.02)
+    assert outcome.progress == pytest.approx(by_hand * outcome.step_s / (3 * HOUR_S), rel=0.02)
+    assert outcome.effective > 0.97, "those that are left work"
+    assert outcome.owned_effective == pytest.approx(outcome.progress, abs=0.02)
+
+
+@pytest.mark.parametrize(("lost", "tier"), [((1,), "memory"), ((0, 1, 2, 3), "disk")])
+def test_a_job_that_is_given_up_leaves_what_is_saved_and_no_more(lost: tuple[int, ...], tier: str) -> None:
+    """`Control` makes the newest snapshot durable if it is whole; what was done after it was in vain."""
+    fleet = Fleet(
+        small_job(groups=1, spares=0),
+        terms=small_terms(),
+        until_s=HOUR_S,
+        breakdowns=[broken(1500.0, node) for node in lost],
+    )
+    outcome = fleet.run()
+    assert outcome.ended == "failed"
+    done = outcome.steps + outcome.counts.lost_steps
+    assert done == pytest.approx(1500 / outcome.step_s, rel=0.02), "saves and the start take some of the time"
+    every = 20 if tier == "memory" else 200
+    assert outcome.steps == done // every * every
+    assert outcome.owned_effective == pytest.approx(outcome.progress, abs=0.01)
+
+
+def test_a_job_struck_before_its_first_step_knows_how_long_one_takes() -> None:
+    outcome = simulate_fleet(
+        small_job(spares=0), terms=small_terms(live=True), until_s=HOUR_S, breakdowns=[broken(0.1, 5, lasts_s=1e9)]
+    )
+    assert outcome.step_s == pytest.approx(step_s(terms()))
+    assert 0.6 < outcome.progress < 2 / 3
 
 
 def test_maintenance_loses_nothing_and_slow_nodes_are_waited_for() -> None:

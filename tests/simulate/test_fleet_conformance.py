@@ -66,8 +66,8 @@ def job(
     )
 
 
-def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str]:
-    """What `Control` decides in `World`."""
+def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str, int]:
+    """What `Control` decides in `World`, how the run ends, and the step that it leaves behind."""
     simulation = simulate(resolved, faults=faults, timing=Timing(default_sequence_s=SEQUENCE_S, disk_bytes_per_s=1e8))
     told: list[Told] = [
         (
@@ -83,7 +83,7 @@ def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], 
         if isinstance(each.action, Decide)
     ]
     assert simulation.end is not None
-    return told, simulation.end.outcome
+    return told, simulation.end.outcome, simulation.end.step
 
 
 def going_on(resolved: ResolvedRun) -> ResolvedRun:
@@ -92,8 +92,8 @@ def going_on(resolved: ResolvedRun) -> ResolvedRun:
     return replace(resolved, run=replace(resolved.run, recovery=recovery))
 
 
-def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str]:
-    """What the simulator of large fleets decides."""
+def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str, int]:
+    """The same by the simulator of large fleets."""
     terms = FleetTerms(
         live=resolved.run.recovery.healthy_groups == "go_on",
         device_speed={"a": 1.0 / SEQUENCE_S},  # type: ignore[dict-item]
@@ -122,7 +122,7 @@ def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], st
         )
         for one in outcome.decisions
     ]
-    return told, outcome.ended
+    return told, outcome.ended, outcome.steps
 
 
 def kill(target: str, *, at_step: int) -> Fault:
@@ -188,15 +188,13 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
 @pytest.mark.parametrize("name", list(PLAYS))
 def test_the_same_decisions(name: str) -> None:
     resolved, faults = PLAYS[name]
-    told, outcome = by_control(resolved, faults)
-    assert by_fleet(resolved, faults) == (told, outcome)
+    assert by_fleet(resolved, faults) == by_control(resolved, faults)
 
 
 @pytest.mark.parametrize("name", list(PLAYS))
 def test_the_same_decisions_while_healthy_groups_go_on(name: str) -> None:
     resolved, faults = PLAYS[name]
-    told, outcome = by_control(going_on(resolved), faults)
-    assert by_fleet(going_on(resolved), faults) == (told, outcome)
+    assert by_fleet(going_on(resolved), faults) == by_control(going_on(resolved), faults)
 
 
 def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
@@ -224,21 +222,19 @@ def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
 @pytest.mark.parametrize("seed", range(24))
 def test_the_same_decisions_on_drawn_faults(seed: int) -> None:
     resolved, faults = drawn(seed)
-    told, outcome = by_control(resolved, faults)
-    assert by_fleet(resolved, faults) == (told, outcome)
+    assert by_fleet(resolved, faults) == by_control(resolved, faults)
 
 
 @pytest.mark.parametrize("seed", range(100, 112))
 def test_the_same_decisions_on_drawn_faults_while_healthy_groups_go_on(seed: int) -> None:
     resolved, faults = drawn(seed)
-    told, outcome = by_control(going_on(resolved), faults)
-    assert by_fleet(going_on(resolved), faults) == (told, outcome)
+    assert by_fleet(going_on(resolved), faults) == by_control(going_on(resolved), faults)
 
 
 def test_healthy_groups_lose_no_step() -> None:
     """What going on is for: no step is done twice, whoever is hit while somebody is whole."""
     resolved, faults = PLAYS["four groups, three faults"]
-    told, outcome = by_control(going_on(resolved), faults)
+    told, outcome, _ = by_control(going_on(resolved), faults)
     assert outcome == "completed"
     assert [one[0] for one in told[1:]] == [
         "replace_node", "readmit_group", "restart_workers", "readmit_group", "replace_node", "readmit_group",

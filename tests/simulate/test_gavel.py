@@ -12,9 +12,11 @@ from myriarch.errors import SpecError
 from myriarch.schedule.decision import Decision, Preempt, Resize, Start
 from myriarch.schedule.gavel_scheduler import Gavel, even
 from myriarch.schedule.heterogeneous import Contender, agnostic, max_min
+from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.placed import Placed
 from myriarch.simulate.cluster import simulate_cluster
+from myriarch.simulate.timeline import Task
 from myriarch.simulate.workload.gavel import MODELS, GavelWorkload, gavel, read_rates
 
 DATA = Path(__file__).parents[1] / "schedule" / "data" / "gavel_throughputs.json"
@@ -104,3 +106,31 @@ def test_rounds_know_unlike_devices() -> None:
         rounds = sorted({one.at_s for one in decided if isinstance(one, Preempt | Resize | Start)})
         assert all(later - sooner >= ROUND_S - 1e-6 for sooner, later in pairwise(rounds))
     assert means[max_min] < means[even] / 1.1
+
+
+@pytest.mark.parametrize(("power", "devices"), [(1.0, 8), (0.7, 8), (0.5, 2), (0.0, 1)])
+def test_a_mouldable_job_gets_the_size_at_which_devices_still_bring_half_of_what_they_can(
+    power: float, devices: int
+) -> None:
+    """k devices are k^p times as fast, each brings k^(p - 1) of what one does: more than half up to 2^(1 / (1 - p)),
+    which is 10 for .7 and 4, not above half, for .5."""
+    job = Job(
+        id=JobId("m"), submit_s=0.0, devices=1, sizes=(2, 4, 8), estimate_s=900.0, preemptible=True, restart_s=0.0
+    )
+    pools = [PoolLayout(name=kind, nodes=2, devices_per_node=8) for kind in ("k80", "v100")]
+
+    def speeds(job: Job, *, pool: str, devices: int) -> float:
+        return float(devices**power) * (2.0 if pool == "v100" else 1.0)
+
+    decided: list[Decision] = []
+    outcome = simulate_cluster(
+        [Task(job=job, run_s=900.0)],
+        Gavel(Placed(pools), speeds=speeds),
+        speeds=speeds,
+        observe=decided.append,
+        check=True,
+    )
+    assert outcome.completed.all()
+    started = decided[0]
+    assert isinstance(started, Start)
+    assert (started.placement.pool, started.placement.devices) == ("v100", devices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,11 @@ from myriarch.errors import SpecError
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.easy import Easy
 from myriarch.schedule.job import Job, JobId
-from myriarch.simulate.market_pools import Errand, World
+from myriarch.schedule.profile import Profile
+from myriarch.simulate.market_pools import Errand, Pause, World
 from myriarch.simulate.queueing import Task, simulate_queue
+
+E = JobId("e")
 
 
 def job(name: str, *, submit_s: float = 0.0, devices: int = 1, estimate_s: float = 100.0) -> Job:
@@ -45,6 +49,9 @@ class Scripted:
 
     def started(self, job: JobId, pool: str, world: World) -> None:
         self.seen.append(f"{job}>{pool}@{world.now_s:g}")
+
+    def stopped(self, job: JobId, pool: str, world: World) -> None:
+        self.seen.append(f"{job}|@{world.now_s:g}")
 
     def ended(self, job: JobId, pool: str, world: World) -> None:
         self.seen.append(f"{job}.@{world.now_s:g}")
@@ -97,6 +104,43 @@ def test_what_is_foreseen_is_by_estimates_and_turns() -> None:
     assert seen == [[(98.0, 118.0, 1), (118.0, 200.0, 2)]]
 
 
+def test_an_errand_that_is_stopped_goes_on_where_it_was() -> None:
+    """50 s of work; stopped after 20 s, saved for 5 s; 10 s of road and 3 s to load are the price of the other pool."""
+    pause = Pause(save_s=5.0, load_s=3.0, move_s=10.0)
+
+    class Moves(Scripted):
+        def wake(self, world: World) -> None:
+            if world.now_s == 20.0:
+                world.pause(E)
+                assert world.running_in(E) is None
+            if world.now_s == 40.0 and world.moved(E, "q"):
+                assert (world.ran_s(E, "q"), world.asked_s(E, "q")) == (20.0, 83.0)
+                world.send(E, "q")
+            if world.now_s == 60.0:
+                assert world.ran_s(E, "p") == 20.0 + 20.0 - 3.0
+            world.check()
+
+    policy = Moves()
+    world = World({"p": 2, "q": 2}, {})
+    world.run([msgspec.structs.replace(errand("e"), pause=pause)], policy)
+    assert policy.seen == ["e>p@0", "e|@25", "e>q@40", "e.@73"]
+    assert [(one.pool, one.start_s, one.end_s) for one in world.stretches[E]] == [("p", 0.0, 25.0), ("q", 40.0, 73.0)]
+    assert (world.placed[E].start_s, world.placed[E].end_s) == (0.0, 73.0)
+
+
+def test_an_errand_that_ends_while_it_would_be_saved_is_not_stopped() -> None:
+    class Late(Scripted):
+        def wake(self, world: World) -> None:
+            world.pause(E)
+
+    policy = Late()
+    late = msgspec.structs.replace(errand("e", run_s=24.0), pause=Pause(save_s=5.0, load_s=3.0, move_s=10.0))
+    World({"p": 2, "q": 2}, {}).run([late], policy)
+    assert policy.seen == ["e>p@0", "e.@24"]
+    with pytest.raises(SpecError, match="cannot be stopped"):
+        World({"p": 2}, {}).run([errand("e")], Late())
+
+
 def test_mistakes_of_a_policy_are_said() -> None:
     class Forgets(Scripted):
         def arrive(self, errand: Errand, world: World) -> None: ...
@@ -116,30 +160,56 @@ rows = st.lists(
 
 @settings(max_examples=40)
 @given(rows, rows, st.integers(0, 2**32))
-def test_every_errand_runs_once_whatever_a_policy_does(
+def test_every_errand_does_its_work_once_whatever_a_policy_does(
     first: list[tuple[float, int, float]], second: list[tuple[float, int, float]], seed: int
 ) -> None:
     rng = random.Random(seed)
 
     class Restless(Scripted):
         def wake(self, world: World) -> None:
+            for name in sorted(world.stretches):
+                if rng.random() < 0.2:
+                    world.pause(name)
             for name in [each for pool in world.pools.values() for each in pool.waiting if each.startswith("e")]:
                 for pool in rng.sample("pq", 2):
                     rng.choice((world.send, world.send, world.recall))(name, pool)
-                if not any(name in pool.waiting for pool in world.pools.values()) and name not in world.placed:
+            for name in (each.job.id for each in errands if each.job.submit_s <= world.now_s):
+                if not any(name in pool.waiting for pool in world.pools.values()):
                     world.send(name, rng.choice("pq"))
             world.check()
 
     errands = [
-        errand(f"e{number}", submit_s=at_s, devices=devices, run_s=run_s)
+        msgspec.structs.replace(
+            errand(f"e{number}", submit_s=at_s, devices=devices, run_s=run_s),
+            pause=Pause(save_s=2.0, load_s=1.0, move_s=0.0),
+        )
         for number, (at_s, devices, run_s) in enumerate(sorted(second))
     ]
     policy = Restless()
-    placed = World({"p": 4, "q": 5}, {"p": owners(*sorted(first))}).run(errands, policy)
+    world = World({"p": 4, "q": 5}, {"p": owners(*sorted(first))})
+    placed = world.run(errands, policy)
     assert set(placed) == {each.job.id for each in errands}
-    assert sum(".@" in line for line in policy.seen) == sum(">" in line for line in policy.seen) == len(errands)
+    assert sum(".@" in line for line in policy.seen) == len(errands)
+    assert sum(">" in line for line in policy.seen) == sum("|@" in line for line in policy.seen) + len(errands)
     for each in errands:
+        stretches = world.stretches[each.job.id]
+        held_s = sum(one.end_s - one.start_s for one in stretches)
+        # Who is stopped while it loads has done nothing in that stretch.
+        least_s = each.run_s["p"] + 2.0 * (len(stretches) - 1)
+        assert least_s - 1e-6 <= held_s <= least_s + 1.0 * (len(stretches) - 1) + 1e-6
         assert placed[each.job.id].start_s >= each.job.submit_s
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 30).map(float)), max_size=12))
+def test_devices_that_are_held_from_now_on_are_the_same_at_once_as_one_by_one(held: list[tuple[int, float]]) -> None:
+    one_by_one = Profile(50, origin_s=5.0)
+    for devices, until_s in held:
+        if until_s > 5.0:
+            one_by_one.take(5.0, until_s, devices)
+    at_once = Profile.holding(50, held, origin_s=5.0)
+    at_once.check()
+    assert at_once.steps() == one_by_one.steps()
 
 
 @settings(max_examples=40)

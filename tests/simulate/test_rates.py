@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from myriarch.cost.failures import per_node_day
+from myriarch.cost.spares import LANL_MEAN_S, LANL_MEDIAN_S
 from myriarch.errors import SpecError
 from myriarch.schedule.layout import PoolLayout
 from myriarch.simulate.breakdowns import Breakdown
 from myriarch.simulate.rates import (
     FAIL_SLOW,
     HARDWARE,
-    LANL_MEAN_S,
-    LANL_MEDIAN_S,
     LANL_SHAPE,
     SUPERBENCH_REPAIR,
     SWITCH,
@@ -243,3 +242,13 @@ def test_a_log_is_replayed_and_its_bad_lines_are_counted() -> None:
     assert read_breakdowns([]).breakdowns == ()
     with pytest.raises(SpecError, match="without the columns course, at_s"):
         read_breakdowns(["pool,node,cause"])
+
+
+def test_more_breakdowns_than_can_be_kept_are_refused_before_any_is_drawn() -> None:
+    """With the rate, the nodes and the time, and what could be done about it."""
+    model = published("llama3_405b").scaled(1e6)
+    with pytest.raises(SpecError, match=r"`llama3_405b` gives each of 2,048 nodes .* 4[0-9]{3} a day") as raised:
+        draw(model, {"main": (2048, 16)}, until_s=10 * 86_400.0, seed=1)
+    assert "5,000,000 can be kept" in raised.value.message
+    assert "864000 s" in raised.value.message
+    assert raised.value.hint == "lower the rates, take fewer nodes, or at most 4.99e+04 s"

@@ -189,6 +189,29 @@ def test_no_job_is_of_more_devices_than_are_counted() -> None:
         parse("name: a\nfleet: h100-sxm:8\nworkload: {jobs: [{id: a, devices: 1e18, run_s: 1}]}", kind=Scenario)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("until_s: 1e300", "until_s: 1e.*300 is out of range; use more than 0"),
+        ("workload: {jobs: [{id: a, devices: 1, run_s: 1e300}]}", "jobs.0..run_s"),
+        ("workload: {generator: {name: lublin, jobs: 1e18}}", "generator.jobs.*at most 10000000"),
+        ("policy: {name: gavel, round_s: 1e-9}", "policy.round_s.*at least 1"),
+        ("tuning: {week_s: 1e-9}", "tuning.week_s.*at least 60"),
+        ("power: {price_per_kwh: [1, 1e300]}", r"price_per_kwh\[1\].*at least -1000000 and at most 1000000"),
+        ("policy: {spares: {review_s: 1}}", "policy.spares.review_s.*at least 60"),
+        ("policy: {lending: {services: [], step_s: 1}}", "policy.lending.step_s.*at least 60"),
+    ],
+)
+def test_numbers_that_would_take_for_ever_are_out_of_range(text: str, told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        parse(f"name: a\nfleet: h100-sxm:8\n{text}", kind=Scenario)
+
+
+def test_jobs_of_no_load_come_too_late() -> None:
+    with pytest.raises(SpecError, match="comes, or runs, after"):
+        tasks_for(Workload(generator=Generator(name="philly", jobs=10, load=1e-300)), devices=8, seed=1)
+
+
 def test_so_many_are_promised_a_start_as_were_asked() -> None:
     """The last fits beside the others at once; with a depth of one nobody looks at it before its turn."""
     jobs = (
@@ -440,6 +463,7 @@ def test_speeds_of_unlike_pools_and_other_sizes() -> None:
         ({"faults": msgspec.structs.replace(_faults(), source="lama3")}, "keep one"),
         ({"timing": RunTiming()}, "timing: is of a `run`"),
         ({"seeds": 20_000}, "more than anybody waits for"),
+        ({"policy": Policy(name="las", review_s=0.5)}, "policy.review_s: 0.5 s lets time hardly pass"),
         ({"faults": FaultModel(noticed_s=60.0)}, "faults.noticed_s: is of silent corruption"),
         ({"faults": FaultModel(log="x", rate=3.0)}, "faults.rate: is of faults that are drawn"),
         ({"faults": FaultModel(log="x", fail_slow=True)}, "faults.fail_slow: is of faults that are drawn"),

@@ -8,6 +8,9 @@ import pytest
 
 from myriarch.errors import SpecError
 from myriarch.schedule.job import Job
+from myriarch.schedule.placed import Placed
+from myriarch.schedule.resizing import Resizing
+from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.workload.sia import REFERENCE, SiaWorkload, Tuning, profiles, read_sia, sia_workload
 
 ROWS = """workload,name,time,application,num_replicas,batch_size
@@ -98,3 +101,19 @@ def test_a_whole_training_takes_as_many_iterations_as_in_the_profile() -> None:
     rate = about.rate_per_s("a100", devices=16, nodes=2, batch=12_800.0)
     step = about.steps["a100"].iteration_s(16, nodes=2, samples=800.0, accumulated=0)
     assert math.isclose(about.iterations / rate, needed * step * about.slowdown)
+
+
+def test_a_first_start_takes_as_long_on_many_devices_as_on_few() -> None:
+    """Alone on the fleet, a job gets what is fastest at once: its start, and then its work at that speed."""
+    workload = sia_workload(read_sia(ROWS.splitlines())[2][:1])
+    task = workload.tasks[0]
+    outcome = simulate_cluster(
+        [task], Resizing(Placed(profiles().layouts), workload.speeds), speeds=workload.speeds, check=True
+    )
+    fastest = max(
+        workload.speeds(task.job, pool=layout.name, devices=devices)
+        for layout in profiles().layouts
+        for devices in (task.job.devices, *task.job.sizes)
+    )
+    assert task.start_s == profiles().applications["bert"].restart_s == 120.0
+    assert outcome.completion_s[0] == pytest.approx(120.0 + task.run_s / fastest)

@@ -20,11 +20,12 @@ import msgspec
 from myriarch.cli.report_words import choose_language
 from myriarch.cli.simulate_files import load_scenario
 from myriarch.cli.simulate_show import show_answer, show_sweep, show_tuning
-from myriarch.cli.simulate_store import Asked, Cells, Trials, keep, resumed
+from myriarch.cli.simulate_store import Asked, Cells, Trials, keep, resumed, unless_nothing_came
 from myriarch.errors import EXIT_OK, UsageError
 from myriarch.run.directory import Attempt, RunDirectory, attempts_under_run, read_json
 from myriarch.simulate.scenario import Scenario
 from myriarch.simulate.scenario_answer import Answer
+from myriarch.simulate.scenario_check import SEEDS_LIMIT
 from myriarch.simulate.scenario_digest import digest_of
 from myriarch.simulate.scenario_play import play
 from myriarch.simulate.scenario_tuning import Tuning, tuned
@@ -58,6 +59,9 @@ def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> 
     if options.seeds is not None:
         if options.seeds < 1:
             raise UsageError(f"--seeds: {options.seeds} is none", hint="use 1 or more")
+        if options.seeds > SEEDS_LIMIT:
+            hint = f"use at most {SEEDS_LIMIT:,}"
+            raise UsageError(f"--seeds: {options.seeds:,} are more than anybody waits for", hint=hint)
         scenario = msgspec.structs.replace(scenario, seeds=options.seeds)
     axes = tuple(axis_of(text) for text in options.vary)
     directory = RunDirectory(Path(scenario.output) / scenario.name)
@@ -131,7 +135,8 @@ def _sweep(scenario: Scenario, axes: tuple[Axis, ...], options: Options, directo
     if found and len(found) < len(cells):
         print(f"going on after {len(found)} of {len(cells)} cells, in {store.attempt.path}", file=sys.stderr)
     left = [cell for cell in cells if cell not in found]
-    _work(left, [scenario for _, scenario in variants], store, found, workers=_workers(options))
+    with unless_nothing_came(store.attempt):
+        _work(left, [scenario for _, scenario in variants], store, found, workers=_workers(options))
     _tell(found[cells[0]])
     sweep = summarised(
         scenario,
@@ -186,6 +191,7 @@ def _tuned(scenario: Scenario, axes: tuple[Axis, ...], options: Options, directo
             store.keep(trial)
             progress.advance(task)
 
+        stack.enter_context(unless_nothing_came(store.attempt))
         report = tuned(scenario, executor=executor, known=known, observe=observe)
     made = Tuning(scenario=scenario.name, digest=digest, policy=scenario.policy.name, report=report)
     return store.finish(made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from myriarch.cli.console import Output
 from myriarch.cli.report_words import Language
-from myriarch.cli.simulate_words import metric, term
+from myriarch.cli.simulate_words import metric, noted, term, word
 from myriarch.cli.waterfall import draws, show_factors, show_waterfall
 from myriarch.simulate.scenario_answer import Answer, Bill, JobsOf, JobsPart, LentPart
 from myriarch.simulate.scenario_tuning import Tuning
@@ -56,7 +56,7 @@ def show_answer(answer: Answer, *, language: Language = "en", console: Console |
     devices = sum(pool.devices for pool in answer.pools.values())
     head = [f"{devices:,} {term('devices', language)}"]
     if answer.jobs is not None:
-        placement = "" if answer.jobs.placement == "nodes" else f" ({answer.jobs.placement})"
+        placement = "" if answer.jobs.placement == "nodes" else f" ({word(answer.jobs.placement, language)})"
         head = [f"{answer.jobs.policy}{placement}", f"{answer.jobs.all.jobs:,} {term('jobs', language)}", *head]
     if answer.training is not None:
         head = [term("training", language), *head]
@@ -69,7 +69,7 @@ def show_answer(answer: Answer, *, language: Language = "en", console: Console |
         _jobs(console, answer.jobs, language)
     _fleet(console, answer, language)
     for note in answer.notes:
-        console.print(f"{term('note', language)}: {note}", style="dim", soft_wrap=True)
+        console.print(f"{term('note', language)}: {noted(note, language)}", style="dim", soft_wrap=True)
     for name, path in answer.files.items():
         console.print(f"{name}: {path}", style="dim", soft_wrap=True)
 
@@ -94,7 +94,8 @@ def _jobs(console: Console, jobs: JobsPart, language: Language) -> None:
             continue
         largest = sorted(groups, key=lambda name: (-groups[name].held_device_hours, name))[:GROUPS_SHOWN]
         for index, name in enumerate(largest):
-            table.add_row("" if index else term(kind, language), name, *_cells(groups[name], late=late))
+            shown = word(name, language) if kind == "kind" else name
+            table.add_row("" if index else term(kind, language), shown, *_cells(groups[name], late=late))
         if len(largest) < len(groups):
             table.add_row("", f"... {len(groups) - len(largest)} {term('more', language)}: --json", style="dim")
     console.print(table)
@@ -152,9 +153,7 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
         for pool, lent in jobs.lending.items():
             yield f"{term('services', language)} {pool}", _lent(lent, language)
     if answer.faults is not None:
-        courses = ", ".join(
-            f"{count:,} {course.replace('_', ' ')}" for course, count in answer.faults.by_course.items()
-        )
+        courses = _counted(answer.faults.by_course, language)
         yield term("faults", language), f"{answer.faults.breakdowns:,}" + (f": {courses}" if courses else "")
     if (training := answer.training) is not None:
         for name in ("effective_time", "progress"):
@@ -164,11 +163,14 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
         for name in ("interruptions", "steps", "lost_steps"):
             yield metric(name, language), f"{getattr(training, name):,}"
         for name in ("choices", "tiers"):
-            counts = getattr(training, name).items()
-            yield term(name, language), ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts)
+            yield term(name, language), _counted(getattr(training, name), language)
     if jobs is not None and jobs.power_w_most is not None:
         yield term("power", language), format_rate(jobs.power_w_most, "W")
     yield from _bill(answer.bill, language)
+
+
+def _counted(counts: Mapping[str, int], language: Language) -> str:
+    return ", ".join(f"{count:,} {word(what, language)}" for what, count in counts.items())
 
 
 def _lent(lent: LentPart, language: Language) -> str:
@@ -221,7 +223,7 @@ def show_sweep(sweep: Sweep, *, language: Language = "en", console: Console | No
         console.print(term("against", language), style="bold")
         console.print(_differences(sweep, names, language))
     for note in sweep.notes:
-        console.print(f"{term('note', language)}: {note}", style="dim", soft_wrap=True)
+        console.print(f"{term('note', language)}: {noted(note, language)}", style="dim", soft_wrap=True)
     for file, path in sweep.files.items():
         console.print(f"{file}: {path}", style="dim", soft_wrap=True)
 

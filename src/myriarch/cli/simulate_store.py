@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -88,6 +88,17 @@ def resumed(asked: Asked, *, directory: RunDirectory, fresh: bool) -> Attempt:
     with writing(directory.path):
         write_json(attempt.scenario, asked)
     return attempt
+
+
+@contextlib.contextmanager
+def unless_nothing_came(attempt: Attempt) -> Iterator[None]:
+    """Nothing is left of a sweep or a search that failed, or was stopped, before any of it was kept."""
+    try:
+        yield
+    except BaseException:
+        if not attempt.trials.is_file() and not any(attempt.cells.glob("*.json")):
+            shutil.rmtree(attempt.path, ignore_errors=True)
+        raise
 
 
 class Trials:

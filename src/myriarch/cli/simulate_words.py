@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from myriarch.cli.report_words import Language
@@ -112,6 +113,39 @@ METRICS: Final[dict[str, dict[Language, str]]] = {
     "incidents": {"en": "incidents", "zh": "故障"},
     "recovery_s_mean": {"en": "recovery, mean", "zh": "平均恢复时间"},
 }
+
+
+WORDS_ZH: Final[dict[str, str]] = {
+    "gang": "并行训练", "hpc": "高性能计算", "inference": "推理", "interactive": "交互式", "experiment": "小实验",
+    "repair": "维修", "in_place": "原地重启", "slow": "变慢", "corrupt": "静默错误", "maintenance": "维护",
+    "form": "组成", "restart_workers": "重启工作进程", "replace_node": "替换节点", "shrink_group": "缩小副本组",
+    "wait_for_group": "等待副本组", "degrade": "降级运行", "readmit_group": "重新接纳副本组",
+    "rebalance": "重新分配份额", "stop_user_error": "因用户错误停止", "give_up": "放弃",
+    "restart_controller": "重启控制器", "fresh": "初始权重", "live": "健康副本组", "memory": "内存", "disk": "磁盘",
+    "numbers": "按编号",
+}  # fmt: skip
+"""Of kinds of jobs, courses of faults, decisions and tiers; in English they are as they are written in files."""
+NOTES_ZH: Final[tuple[tuple[str, str], ...]] = (
+    (r"jobs refused: ([\d,]+); .*", r"被拒绝的作业：\1；没有池能运行它们，见“被拒绝”"),
+    (r"jobs that had not ended when the scenario did: ([\d,]+); .*", r"结束时尚未完成的作业：\1；不计入任何平均值"),
+    (r"effective compute is unknown: say what share .*", r"有效算力未知：请用 `workload.mfu` 给出保留时间占峰值的比例"),
+    (r"effective compute is unknown: say `training.mfu`.*", r"有效算力未知：请给出 `training.mfu` 或芯片峰值"),
+    (r"in some cells jobs were refused: .*", r"部分单元中有作业被拒绝：没有池能运行它们；各单元中列出"),
+    (r"in some cells jobs had not ended .*", r"部分单元结束时仍有作业未完成；等待、完成时间和减速比只统计已完成的"),
+)
+"""What answers and sweeps note, by pattern."""
+
+
+def word(text: str, language: Language) -> str:
+    """A kind, course, decision or tier; one's own words stay as they are."""
+    return text.replace("_", " ") if language == "en" else WORDS_ZH.get(text, text)
+
+
+def noted(note: str, language: Language) -> str:
+    """A note; one that is not known stays as it is."""
+    if language == "en":
+        return note
+    return next((re.sub(pattern, to, note) for pattern, to in NOTES_ZH if re.fullmatch(pattern, note)), note)
 
 
 def term(key: str, language: Language) -> str:

@@ -26,7 +26,7 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
         return
     survival = survive(state, incident, diagnosis)
     assignment = assign_groups(state) if survival is None else survival.assignment
-    decision = _judged(state, incident, diagnosis, assignment, now_s, live=survival is not None)
+    decision = _judged(state, incident, diagnosis, assignment, now_s)
     if decision.choice in ("stop_user_error", "give_up"):
         yield _decision(state, incident, decision)
         outcome: Literal["user_error", "failed"] = "user_error" if diagnosis.kind == "user_error" else "failed"
@@ -71,14 +71,16 @@ def _seen(state: State, incident: Incident, now_s: float) -> bool:
 
 
 def _judged(
-    state: State, incident: Incident, diagnosis: Diagnosis, assignment: Assignment, now_s: float, *, live: bool
-) -> Decision:
+    state: State, incident: Incident, diagnosis: Diagnosis, assignment: Assignment, now_s: float
+) -> Decision:  # fmt: skip
+    formable = splits(state, {layout.group: layout.world_size for layout in assignment.layouts})
+    live = state.recovery.healthy_groups == "go_on" and formable  # nobody waits while there is any group
     return judge(
         incident,
         diagnosis,
         assignment,
         absent=[group for group in state.absent if group not in state.beside.starts],
-        splits=splits(state, {layout.group: layout.world_size for layout in assignment.layouts}),
+        splits=formable,
         budget=state.budget,
         newest_step=state.progress.newest,
         recovery=going_on(state.recovery) if live else state.recovery,

@@ -14,7 +14,7 @@ from myriarch.cost.arrays import Array
 from myriarch.cost.decoder import Decoder
 from myriarch.cost.effective import Effective, effective_compute
 from myriarch.cost.failures import per_node_day
-from myriarch.cost.spares import DEFAULT_REPAIR_S
+from myriarch.cost.spares import DEFAULT_REPAIR_S, mean_repair_s
 from myriarch.plan.answer import EffectiveCompute, Saves
 from myriarch.plan.answer import Money as Paid
 from myriarch.plan.candidate import Candidate, Worked
@@ -73,6 +73,13 @@ def failures_per_node_day(pools: dict[str, tuple[Pool, float]]) -> float:
     return total / nodes
 
 
+def longest_repair_s(pools: dict[str, tuple[Pool, float]]) -> float:
+    """Mean repair time, of the pool where it is longest. Fleet files say medians, and what spares are sized by is the
+    mean (`cost.spares`)."""
+    said = (float(mean_repair_s(pool.failures.repair_s)) for pool, _ in pools.values() if pool.failures is not None)
+    return max(said, default=DEFAULT_REPAIR_S)
+
+
 def kept_share(work: Work, pool: Pool) -> Callable[[Array], Array]:
     """Devices to the share of time that becomes kept steps, on one pool; for scoring many plans."""
 
@@ -124,7 +131,6 @@ def effective_of(candidate: Candidate, work: Work) -> tuple[EffectiveCompute, fl
     devices = float(candidate.devices)
     nodes = sum(number / pool.devices_per_node for pool, number in pools.values())
     given = sum(pool.spares for pool, _ in pools.values())
-    repairs = [pool.failures.repair_s for pool, _ in pools.values() if pool.failures is not None]
     found = effective_compute(
         devices=devices,
         step_s=candidate.step_s,
@@ -134,7 +140,7 @@ def effective_of(candidate: Candidate, work: Work) -> tuple[EffectiveCompute, fl
         node_failures_per_day=failures_per_node_day(pools),
         spares=float(given) if given else None,
         groups=float(len(candidate.groups)),
-        repair_s=max(repairs, default=DEFAULT_REPAIR_S),
+        repair_s=longest_repair_s(pools),
     )
     saves = []
     for index, tier in enumerate(found.tiers):

@@ -139,6 +139,8 @@ class Assignment:
         """Go over to another place, if it is free once its own is."""
         standing = self.standings[job]
         planned = self._planned(standing, want, standing.job.restart_s, now_s)
+        if want.pool != standing.placement.pool and self.machine.place(planned, now_s=now_s) is None:
+            return None  # what it gives back is elsewhere
         before, left_s = standing.placement, self.left_s(job, now_s=now_s) / (standing.speed or 1.0)
         self.machine.end(job, now_s=now_s)
         placement = self.machine.place(planned, now_s=now_s)

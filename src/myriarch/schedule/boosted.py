@@ -1,43 +1,26 @@
-"""Gradient-boosted trees: grown by scikit-learn's histogram learner, evaluated here.
+"""Gradient-boosted trees, evaluated one row at a time.
 
-What is learnt is a batch, once a week; what is asked is one row at a time, a hundred thousand times. scikit-learn
-checks and copies for each of those rows; here all trees of all forests take one step down together, which is one
-gather in numpy a level. `tests/schedule/test_boosted.py` holds the two to the same numbers. scikit-learn is the extra
-`learn` and is imported where a forest is grown and nowhere else.
+What is learnt is a batch, once a week (`boosted_learner`); what is asked is one row at a time, a hundred thousand
+times. All trees of a forest take one step down together, which is one gather in numpy a level.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from myriarch.errors import SpecError
-
 Floats = npt.NDArray[np.float64]
 
-SEED: Final = 0
-"""Nothing is drawn below 10,000 rows or without early stopping; above, the rows that bins are made of are."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Growth:
-    """How a forest is grown. Defaults: scikit-learn's where not said otherwise."""
-
-    loss: Literal["squared_error", "quantile"] = "squared_error"
-    quantile: float | None = None
-    """Which one, for the loss of that name."""
-    trees: int = 100
-    rate: float = 0.1
-    leaves: int = 31
-    depth: int = 8
-    """Bounds the steps of an evaluation; 31 leaves seldom go deeper. scikit-learn has no bound."""
-    leaf_rows: int = 20
-    bins: int = 64
-    """Values that a feature is told apart by; scikit-learn's 255 take a third more time and are no better here."""
+NODE: Final = np.dtype(
+    [
+        ("value", "f8"), ("feature_idx", "i8"), ("num_threshold", "f8"), ("missing_go_to_left", "u1"),
+        ("left", "u4"), ("right", "u4"), ("depth", "u4"), ("is_leaf", "u1"),
+    ]
+)  # fmt: skip
+"""A node of a tree; children are named by their places in it. A leaf has a value and nothing else."""
 
 
 class Forest:
@@ -47,7 +30,7 @@ class Forest:
         self._base = base
         offsets = np.cumsum([0, *(len(tree) for tree in trees)])[:-1]
         self._roots = np.array(offsets, dtype=np.intp)
-        nodes = np.concatenate(trees) if trees else np.zeros(0, dtype=_NODE)
+        nodes = np.concatenate(trees) if trees else np.zeros(0, dtype=NODE)
         leaf = nodes["is_leaf"].astype(bool)
         shift = np.repeat(self._roots, [len(tree) for tree in trees])
         own = np.arange(len(nodes))
@@ -83,44 +66,3 @@ class Forest:
                 at = self._next[2 * at + left]
             sums += self._value[at]
         return sums
-
-
-_NODE: Final = np.dtype(
-    [
-        ("value", "f8"), ("feature_idx", "i8"), ("num_threshold", "f8"), ("missing_go_to_left", "u1"),
-        ("left", "u4"), ("right", "u4"), ("depth", "u4"), ("is_leaf", "u1"),
-    ]
-)  # fmt: skip
-
-
-def grown(rows: Floats, targets: Floats, *, growth: Growth, weights: Floats | None = None) -> Forest:
-    """A forest that fits `targets` (rows,) from `rows` (rows, features). Deterministic, in one thread.
-
-    Raises SpecError where scikit-learn is missing.
-    """
-    try:
-        from sklearn.ensemble import HistGradientBoostingRegressor
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        raise SpecError(
-            "scikit-learn, which learns from past jobs, is not installed",
-            hint="pip install 'myriarch[learn]', or plan with the users' estimates",
-        ) from None
-    model = HistGradientBoostingRegressor(
-        loss=growth.loss,
-        quantile=growth.quantile,
-        max_iter=growth.trees,
-        learning_rate=growth.rate,
-        max_leaf_nodes=growth.leaves,
-        max_depth=growth.depth,
-        min_samples_leaf=growth.leaf_rows,
-        max_bins=growth.bins,
-        early_stopping=False,
-        random_state=SEED,
-    )
-    rows = np.where(np.isnan(rows).all(axis=0), 0.0, rows)  # a column that is never known has no bins
-    with threadpool_limits(limits=1):
-        model.fit(rows, targets, sample_weight=weights)
-    # The learner has no public way to its trees; these two names have stood since its first release (0.21).
-    trees = [predictor.nodes for (predictor,) in model._predictors]
-    return Forest(base=float(model._baseline_prediction.ravel()[0]), trees=trees)

@@ -113,6 +113,27 @@ class Pricing:
             starts = starts if request.deadline_s is None else _in_time(starts, request.deadline_s, duration_s, market)
         return self._priced(request, offer, duration_s, held, starts, tuple(misses))
 
+    def by_device(self, request: Request, offer: Offer, edges_s: Floats) -> Floats:
+        """What a device costs from each edge to the next, carbon included and less the voucher that pays most of it.
+
+        Caps are not looked at, but for a voucher that has nothing left.
+        """
+        rate = self.market.rate(offer.currency)
+        kwh_per_s = offer.power_per_device_w / JOULES_PER_KWH
+        rent = self._discounted(request, offer).scaled(rate)
+        energy = self._energy[offer.name].scaled(kwh_per_s * rate)
+        start_s, end_s = edges_s[:-1], edges_s[1:]
+        paid: Floats = np.zeros(len(start_s))
+        for _, benefit in self._benefits(request, offer, rent, energy, start_s, end_s):
+            paid = np.maximum(paid, benefit)
+        price: Floats = rent.over(start_s, end_s) + energy.over(start_s, end_s) - paid
+        grid = self._carbon[offer.name]
+        return (
+            price
+            if grid is None
+            else price + grid.scaled(kwh_per_s * self.market.carbon_price_per_kg).over(start_s, end_s)
+        )
+
     def _priced(
         self, request: Request, offer: Offer, duration_s: float, held: int, starts: Ints, misses: tuple[Miss, ...]
     ) -> Menu:

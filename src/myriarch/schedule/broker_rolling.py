@@ -12,9 +12,7 @@ pool's own queue while it waits for devices, where it keeps its turn.
 
 What an hour of waiting is worth follows from one number, `price_per_slowdown`: what a unit of bounded slowdown counts
 for in money. A job of an expected run time r loses 1 / r of it in a second, a short one much and a long one little;
-with an uncertain run time it is the mean of that (`slowness_per_s`), ruled by the chance that the job is short.
-
-`Dial` sets that number by itself: waiting for prices may cost as much slowdown as was promised, and no more.
+with an uncertain run time it is the mean of that (`durations_slowness`), ruled by the chance that the job is short.
 """
 
 from __future__ import annotations
@@ -75,19 +73,6 @@ StartsNow = Callable[[str, str], bool]
 def _believed(job: str, pool: str) -> bool:
     """Where pools cannot be asked, what they foresee is believed."""
     return True
-
-
-def slowness_per_s(p50_s: float, p90_s: float, *, bound_s: float = 10.0) -> float:
-    """By how much a second of waiting raises a job's expected bounded slowdown: the mean of 1 / max(run, bound).
-
-    Of a run time whose logarithm is logistic with these two percentiles. Raises SpecError for a median that is not
-    above zero, or a 90th percentile below it.
-    """
-    if not 0 < p50_s <= p90_s:
-        raise SpecError(f"a median of {p50_s:g} s and a 90th percentile of {p90_s:g} s; give 0 < median <= percentile")
-    levels = np.log(np.arange(1, 100) / (100 - np.arange(1, 100))) / math.log(9.0)
-    run_s = np.exp(math.log(p50_s) + levels * math.log(p90_s / p50_s))
-    return float((1.0 / np.maximum(run_s, bound_s)).mean())
 
 
 @dataclasses.dataclass

@@ -139,6 +139,7 @@ class Capped:
         start_s, words = self._cheapest(job, now_s)
         if start_s > now_s:
             heapq.heappush(self._held, _Held(start_s, self._numbers, job, words))
+            self.machine.held_back_devices += job.devices
             self._numbers += 1
             return ()
         return self._noted(self._scheduler.submit(job, now_s=now_s), now_s)
@@ -157,6 +158,7 @@ class Capped:
             decisions += self.changed(now_s=now_s)
         while self._held and self._held[0].at_s <= now_s:
             held = heapq.heappop(self._held)
+            self.machine.held_back_devices -= held.job.devices
             self._words[held.job.id] = held.words
             decisions += self._noted(self._scheduler.submit(held.job, now_s=now_s), now_s)
         if self._scheduler.wake_s <= now_s:

@@ -7,17 +7,18 @@ less: with speed-ups like k^p and all jobs there, known sizes x[1] >= x[2] >= ..
     sum of w[i] x[i],     w[i] = (i^c - (i - 1)^c)^(1 - p),     c = 1 / (1 - p)
 
 to the sum of completion times, and at each instant that allocation is right which lowers it fastest (heSRPT: Berg,
-Vesilo and Harchol-Balter, Performance Evaluation 144, 2020, theorems 3 and 7). So here, too:
+Vesilo and Harchol-Balter, Performance Evaluation 144, 2020). So here, too:
 
-    maximise   sum of w[i] kept[i, c] speed[i, c] / speed[i, best]
+    maximise   sum of w[i] share[i] kept[i, c] speed[i, c] / speed[i, best]
 
 over a configuration (pool, size) or nothing for each job, with the speeds that it really has there, solved by
-`exchanges`. `i` is the place of a job by what it needs on the best that it could have, the longest first. What it still
-needs is not known, but learned: its Gittins index, the seconds of work for each such job that ends (`gittins`).
+`exchanges`. `share` is the part of the fleet that the best a job could have takes, and `i` its place by what it needs
+there, times that share: the longest first. What it still needs is not known, but learned: its Gittins index, the
+seconds of work for each such job that ends (`gittins`).
 
 A change is worth what it leaves of the time until the next one, `kept = horizon / (horizon + save + restart)`, with the
-horizon at most what the job has left there. A job that waits counts once more for every `guard_s` that it has waited.
-Who found no room, because what is free lies scattered, takes what there is.
+horizon at most what the job has left there; stopping loses the rest. A job that waits counts once more for every
+`guard_s` that it has waited. Who found no room, because what is free lies scattered, takes what there is.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ REVIEW_S: Final = 300.0
 """While somebody waits and nothing happens: ages change what is known."""
 EXPONENT: Final = 0.3
 HORIZON_S: Final = 1200.0
-"""Both by trial on Sia's workloads 4 and 5 of Saturn and of Philly, and two with half as many jobs more. Profiles have
-exponents from .3 to .9; from .2 to .5 the mean changes by 3 %, from 400 to 2400 s by 2 %."""
+"""Both by trial on Sia's workloads 4 and 5 of Saturn and of Philly, and two with half as many jobs more. It matters
+little: from .2 to .5, and from 700 to 2400 s, the mean changes by 1 %."""
 GUARD_S: Final = 4 * 3600.0
 """Our choice."""
 
@@ -179,20 +180,21 @@ class Completions:
         for standing in standings:
             if configurations := self._open(standing, devices):
                 index_s = max(self._index.course(standing, now_s=now_s).rank, 1.0)
-                best = max(one.goodput for one in self._choices[standing.job.id])
-                found.append((index_s / best, standing, configurations, best))
+                best = max(self._choices[standing.job.id], key=lambda one: one.goodput)
+                share = best.devices / self.machine.devices
+                found.append((index_s / best.goodput * share, standing, configurations, best.goodput, share))
         found.sort(key=lambda one: (-one[0], one[1].number))
         contenders = []
-        for place, (needs_s, standing, configurations, best) in enumerate(found, start=1):
+        for place, (needs_s, standing, configurations, best_speed, share) in enumerate(found, start=1):
             guards = 0.0 if standing.running else (now_s - standing.since_s) // self._guard_s
             contenders.append(
                 _Contender(
                     standing=standing,
                     configurations=configurations,
-                    best=best,
+                    best=best_speed,
                     needs_s=needs_s,
                     left_s=self._index.left_s(standing, now_s=now_s),
-                    weight=weight(place, exponent=self._exponent) * (1.0 + guards),
+                    weight=weight(place, exponent=self._exponent) * share * (1.0 + guards),
                 )
             )
         return contenders
@@ -204,7 +206,9 @@ class Completions:
         kinds = {kind: number for number, kind in enumerate(devices)}
         options = [
             Options(
-                np.array([0.0, *(-one.value(each, self._horizon_s) for each in one.configurations)]),
+                np.array(
+                    [one.stop(self._horizon_s), *(-one.value(each, self._horizon_s) for each in one.configurations)]
+                ),
                 needs([(each.kind, each.devices) for each in one.configurations], kinds),
             )
             for one in contenders
@@ -253,7 +257,7 @@ class _Contender:
     best: float
     """Its speed on the best that it could have with the fleet to itself."""
     needs_s: float
-    """There, by its index."""
+    """Of the whole fleet's time, by its index."""
     left_s: float
     weight: float
 
@@ -277,6 +281,15 @@ class _Contender:
         horizon_s = min(horizon_s, self.left_s / configuration.goodput)
         return horizon_s / (horizon_s + self.standing.switch_s)
 
+    def stop(self, horizon_s: float) -> float:
+        """What stopping it loses, by the second: it will start again and go on as now."""
+        if not self.present:
+            return 0.0
+        here = self.configurations[self.present - 1]
+        horizon_s = min(horizon_s, self.left_s / here.goodput)
+        lost = self.standing.switch_s / (horizon_s + self.standing.switch_s)
+        return self.weight * lost * here.goodput / self.best
+
     def reason(self, configuration: Configuration | None) -> str:
         """In numbers."""
         now = self.standing
@@ -285,4 +298,4 @@ class _Contender:
             gets = "nothing"
         else:
             gets = f"{configuration.devices} of {configuration.kind} at {configuration.goodput:.4g}"
-        return f"gets {gets}, had {had}; needs {self.needs_s:.0f} s alone, counts {self.weight:.3g}"
+        return f"gets {gets}, had {had}; needs {self.needs_s:.0f} s of the fleet, counts {self.weight:.3g}"

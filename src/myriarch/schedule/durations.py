@@ -31,7 +31,8 @@ import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
-from myriarch.schedule.boosted import Floats, Forest, Growth, grown
+from myriarch.schedule.boosted import Floats, Forest
+from myriarch.schedule.boosted_learner import Growth, grown
 from myriarch.schedule.durations_history import History, Row
 from myriarch.schedule.job import Job, JobId
 
@@ -58,8 +59,8 @@ LEAST_SPREAD: Final = 0.02
 REFRESH_JOBS: Final = 50
 """After so many ends the quantiles of the shape are worked out anew."""
 
-_MIDDLE: Final = Growth(loss="quantile", quantile=0.5, trees=50, leaves=16, depth=6)
-_UPPER: Final = Growth(loss="quantile", quantile=UPPER, trees=50, leaves=16, depth=6)
+_MIDDLE: Final = Growth(quantile=0.5, trees=50, leaves=16, depth=6)
+_UPPER: Final = Growth(quantile=UPPER, trees=50, leaves=16, depth=6)
 
 
 class Forecast(Value, frozen=True, kw_only=True):
@@ -151,6 +152,25 @@ class Durations:
     def forecast(self, job: Job, *, now_s: float) -> Forecast:
         """What its submission made one expect; a job that was not submitted is, by that."""
         return self.submitted(job, now_s=now_s)
+
+    def likely(self, job: Job, *, now_s: float) -> Floats:
+        """A hundred equally likely run times in seconds, ascending, by what its submission made one expect: none longer
+        than the user's estimate, and their mean is the forecast's. Where it is more than theirs, it lies in the tail,
+        which is known least: what is beyond the median is stretched, or moved towards the estimate, and if that does
+        not suffice all of it is."""
+        self.submitted(job, now_s=now_s)
+        pending = self._pending[job.id]
+        bound_s = job.estimate_s if self._estimates else math.inf
+        run_s = np.minimum(np.exp(pending.log_run_s), bound_s)
+        missing_s = min(pending.forecast.mean_s, bound_s) - float(run_s.mean())
+        if missing_s <= 0:
+            return run_s * (1.0 + missing_s / float(run_s.mean()))
+        room_s = bound_s - run_s if self._estimates else np.maximum(run_s - _at(run_s, 0.5), 0.0)
+        upper_s = np.where(LEVELS > 0.5, room_s, 0.0)
+        if missing_s > float(upper_s.mean()) and self._estimates:
+            upper_s = room_s
+        most_s = float(upper_s.mean())
+        return run_s + upper_s * (missing_s / most_s) if most_s else run_s
 
     def remaining(self, job: Job, *, age_s: float, now_s: float) -> Forecast:
         """What is left of it when it has run for `age_s`: the part of its distribution that lies beyond.

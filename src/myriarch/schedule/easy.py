@@ -65,6 +65,8 @@ class Easy:
         if refused := refusal(self.machine, job, now_s=now_s):
             return (refused,)
         came_back = self.machine.expire(now_s=now_s)
+        if not came_back and self._queue.order.by_arrival:
+            return self._last(job, now_s)
         at = self._queue.append(job, now_s=now_s)
         if came_back or self._queue.refresh(now_s=now_s) or self._queue.head() == at:
             return self._pass(now_s)
@@ -79,7 +81,7 @@ class Easy:
         came_back = self.machine.expire(now_s=now_s)
         came_back |= self._queue.end(job, now_s=now_s)
         came_back |= self._queue.refresh(now_s=now_s)
-        return self._pass(now_s) if came_back else ()
+        return self._pass(now_s) if came_back and self._queue.line.count else ()
 
     def withdraw(self, job: JobId, *, now_s: float) -> Sequence[Decision]:
         """A waiting job is called off; who only waited for it may start. Nothing happens for one that does not wait."""
@@ -122,6 +124,16 @@ class Easy:
         if (hold := self.hold) is not None:
             assert hold.spare_devices >= 0
             assert all(spare >= 0 for spare in hold.spare_on.values())
+
+    def _last(self, job: Job, now_s: float) -> Sequence[Start]:
+        """Who comes last changes nothing for others: it starts at once beside what is held for the first, or waits."""
+        if job.devices <= self.machine.largest:
+            hold = self._held(now_s) if self._queue.line.count else None
+            placement = self.machine.place(job, now_s=now_s, hold=hold)
+            if placement is not None:
+                return (self._queue.start_at_once(job, placement, now_s=now_s, hold=hold),)
+        self._queue.append(job, now_s=now_s)
+        return ()
 
     def _held(self, now_s: float) -> Hold:
         """The hold for the first in the queue: the one there is, while it stands."""

@@ -68,6 +68,11 @@ class Line:
         self.count += 1
         return at
 
+    def pass_by(self) -> int:
+        """Somebody comes and need not wait: when that was."""
+        self._came += 1
+        return self._came - 1
+
     def insert(self, job: Job, *, shape: int, arrival: int, key: float = 0.0) -> int:
         """Let a job wait again, where it stood; its place. Places of others change."""
         self._close_up()

@@ -5,8 +5,9 @@ jobs are ranked, preempted where somebody stands a good deal before them, and th
 (`ranked`). Elastic jobs, and jobs that may choose among unlike pools, get devices by an integer program that weighs
 their speed-ups by the same indices (`completions`).
 
-`Settings` were chosen on early weeks of Philly and on synthetic workloads, `spell` on three late weeks of Mira, which
-are no proof of it therefore; `simulate --tune` finds others for a workload, and says whether they are proven better.
+Where the numbers of `Settings` come from: each says so. What was looked at in choosing them is Philly before week 8,
+Mira's weeks 0 to 3 and 12 to 14, and synthetic workloads; those are no proof of them therefore. `simulate --tune` finds
+others for a workload, and says whether they are proven better.
 """
 
 from __future__ import annotations
@@ -27,16 +28,18 @@ class Settings(Value, frozen=True, kw_only=True):
     """Of rigid jobs."""
 
     margin: float = 0.5
-    """A running job yields to one whose index is lower by so much."""
+    """A running job yields to one whose index is lower by a third (1 / 1.5). On early weeks of Philly."""
     spell: float = 12.0
-    """A job that started runs for so many times what its next stop and start cost: at most a thirteenth is overhead.
-    With 1, Mira's jobs, whose stops are taken to cost ten minutes, took twice as long."""
-    price: float = 0.0
-    """What a lost device-second counts against one that the newcomer is spared; 0: the index alone decides."""
+    """A job that started runs for so many times what its next stop and start cost: at most a thirteenth is overhead. On
+    Mira's weeks 12 to 14, where with 1, and `price` 0, jobs took twice as long."""
+    price: float = 1.0
+    """What a lost second counts against one that the newcomer is spared (`worth`): 1, since seconds are alike; nothing
+    else but 0, 0.3 and 1 was tried. 0: the index alone decides, and on Mira's weeks 0 to 3 jobs took 40 % longer."""
     exponent: float = 1.0
-    """Of the devices in the rank."""
+    """Of the devices in the rank: 1 is what the mean asks for."""
     guard_s: float = 2 * 86_400.0
-    """A job that has waited so long on end goes before all others."""
+    """A job that has waited so long on end goes before all others. Two days are our choice: one day was better on one
+    window of Mira, and worse on the other."""
     holds: bool = True
     """Devices are held for the first in line."""
 
@@ -60,8 +63,8 @@ def myriarch(
         return Completions(machine, lengths, speeds=speeds)
     return Ranked(
         machine,
-        Gittins(lengths, margin=settings.margin, exponent=settings.exponent),
-        worth=Worth(spell=settings.spell, price=settings.price, exchange=False),
+        Gittins(lengths, margin=settings.margin, exponent=settings.exponent, spell=settings.spell),
+        worth=Worth(spell=settings.spell, price=settings.price, exchange=True),
         guard_s=settings.guard_s,
         holds=settings.holds,
     )

@@ -76,6 +76,8 @@ class Placed:
         self.pools = {pool.name: PoolNodes(pool) for pool in pools}
         self.supply: Supply | None = None
         """Asked before a place is given or held; none: devices are all that it takes."""
+        self.held_back_devices = 0
+        """Asked for by jobs that somebody around the scheduler holds back (`capped`)."""
         self._running: dict[JobId, _Running] = {}
         self._shapes: dict[tuple[int, Within, tuple[str, ...], str | None], int] = {}
         self._ways: list[tuple[Within, tuple[_Way, ...]]] = []

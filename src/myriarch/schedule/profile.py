@@ -6,6 +6,7 @@ of two arrays: for the thousands of steps of a long queue that is microseconds, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -31,6 +32,25 @@ class Profile:
         self._free = np.empty(FIRST_ROOM, dtype=np.int64)
         self._times_s[0], self._free[0] = origin_s, devices
         self._first, self._end = 0, 1
+
+    @classmethod
+    def holding(cls, devices: int, held: Iterable[tuple[int, float]], *, origin_s: float) -> Profile:
+        """Of devices that are held from the origin on, each lot of them until an instant of its own."""
+        made = cls(devices, origin_s=origin_s)
+        until: dict[float, int] = {}
+        for count, until_s in held:
+            if until_s > origin_s:
+                until[until_s] = until.get(until_s, 0) + count
+        ends_s = sorted(until)
+        back = np.cumsum([0, *(until[end_s] for end_s in ends_s)])
+        steps = len(back)
+        while len(made._times_s) < steps + 2:
+            made._times_s = np.resize(made._times_s, 2 * len(made._times_s))
+            made._free = np.resize(made._free, 2 * len(made._free))
+        made._times_s[:steps] = [origin_s, *ends_s]
+        made._free[:steps] = devices - int(back[-1]) + back
+        made._end = steps
+        return made
 
     def __len__(self) -> int:
         return self._end - self._first

@@ -70,15 +70,13 @@ class Queue:
 
     def start(self, at: int, placement: Placement, *, now_s: float, hold: Hold | None = None) -> Start:
         """Take a job out of the line and let it run."""
-        job = self.line.job(at)
-        if self._breaks:
-            self._runs.start(job, arrival=self.line.arrival(at), now_s=now_s)
+        job, arrival = self.line.job(at), self.line.arrival(at)
         self.remove(at)
-        reason = _reason(job, hold, now_s=now_s)
-        self.machine.start(job, placement, now_s=now_s, hold=hold)
-        if self._changes:
-            self.order.started(job, now_s=now_s)
-        return Start(job=job.id, at_s=now_s, until_s=now_s + job.estimate_s, placement=placement, reason=reason)
+        return self._start(job, arrival, placement, hold, now_s)
+
+    def start_at_once(self, job: Job, placement: Placement, *, now_s: float, hold: Hold | None = None) -> Start:
+        """Let a job that comes now run without having stood in the line."""
+        return self._start(job, self.line.pass_by(), placement, hold, now_s)
 
     def end(self, job: JobId, *, now_s: float) -> bool:
         """A running job ended; whether devices came back by it."""
@@ -118,6 +116,15 @@ class Queue:
         if self._shortlist is not None:
             self._shortlist.check()
             assert len(self._shortlist) == self.line.count
+
+    def _start(self, job: Job, arrival: int, placement: Placement, hold: Hold | None, now_s: float) -> Start:
+        if self._breaks:
+            self._runs.start(job, arrival=arrival, now_s=now_s)
+        reason = _reason(job, hold, now_s=now_s)
+        self.machine.start(job, placement, now_s=now_s, hold=hold)
+        if self._changes:
+            self.order.started(job, now_s=now_s)
+        return Start(job=job.id, at_s=now_s, until_s=now_s + job.estimate_s, placement=placement, reason=reason)
 
     def _wait_again(self, gone: JobId, pool: str, node: int, planned: bool, now_s: float) -> Preempt:
         cut = self._runs.cut(gone, planned=planned, moves=False, now_s=now_s)

@@ -182,12 +182,16 @@ class RankedBook:
             self._set_course(slot, now_s)
 
     def ask(self, *, now_s: float) -> bool:
-        """Rank anew whose course is over; whether there were any."""
+        """Rank anew whose course is over, and expect their ends anew; whether there were any."""
         overdue = self.roster.overdue(now_s=now_s)
         for slot in overdue:
             self._set_course(slot, now_s)
-            if self.roster.standing(slot).running and self.roster.until(slot) <= now_s:
+            if not self.roster.standing(slot).running:
+                continue
+            if self.roster.until(slot) <= now_s:
                 self._outlived(slot, now_s)
+            else:
+                self._expect(slot, now_s)
         return bool(overdue)
 
     def check(self) -> None:
@@ -260,6 +264,14 @@ class RankedBook:
         standing = self.roster.standing(slot)
         reason = f"{why}; {standing.done_s:.0f} s of its work are saved, and no other node is there"
         return Preempt(job=standing.job.id, at_s=now_s, lost=lost, reason=reason)
+
+    def _expect(self, slot: int, now_s: float) -> None:
+        """A running job is older: what swaps count with is when it should end now, not what was thought at its start.
+        Of long-tailed run times whoever has lasted has longer to go, and hundreds of such ends would seem near."""
+        standing = self.roster.standing(slot)
+        startup_s = max(standing.since_s + standing.startup_s - now_s, 0.0)
+        left_s = max(self._left_s(standing, now_s), LEAST_S) / (standing.speed or 1.0)
+        self.roster.extend(slot, until_s=now_s + startup_s + left_s)
 
     def _outlived(self, slot: int, now_s: float) -> None:
         """A running job outlived what was known of it: holds are to know the new end."""

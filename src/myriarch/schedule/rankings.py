@@ -94,6 +94,10 @@ class Ranking(Protocol):
     def left_s(self, standing: Standing, *, now_s: float) -> float | None:
         """How long it still has to run, by a prediction; None: there is none."""
 
+    def spent_s(self, standing: Standing, *, now_s: float) -> float | None:
+        """How long a waiting job would run for each such job that ends, stopped where that is best: what those wait
+        for it who make room. Its `left_s`, where a prediction is one number."""
+
     def words(self, rank: float) -> str:
         """A rank in words, for reasons."""
 
@@ -117,6 +121,10 @@ class _Unchanging:
         """Nothing to learn."""
 
     def left_s(self, standing: Standing, *, now_s: float) -> float | None:
+        """Unknown."""
+        return None
+
+    def spent_s(self, standing: Standing, *, now_s: float) -> float | None:
         """Unknown."""
         return None
 
@@ -342,6 +350,10 @@ class ShortestRemaining:
             predicted_s = min(2.0 * predicted_s, most_s)
         self._predicted_s[standing.job.id] = predicted_s
         return max(predicted_s - done_s, LEAST_S)
+
+    def spent_s(self, standing: Standing, *, now_s: float) -> float:
+        """What is left."""
+        return self.left_s(standing, now_s=now_s)
 
     def words(self, rank: float) -> str:
         return f"has {rank:.0f} {'device-seconds' if self._by_service else 's'} left by its prediction"

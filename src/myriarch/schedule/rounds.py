@@ -11,9 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from myriarch.event.base import Value
 from myriarch.schedule.heterogeneous import Allocation
+
+Floats = NDArray[np.float64]
 
 
 class Turn(Value, frozen=True, kw_only=True):
@@ -35,28 +41,47 @@ class Turn(Value, frozen=True, kw_only=True):
 class Rounds:
     """Counts the time that jobs have had. `next` decides a round, `passed` tells that it is over.
 
+    A job has a row in the tables from its first round to its end; rows are used again.
+
     Invariant (`check`): nobody has had more time than has passed since it came.
     """
 
     def __init__(self) -> None:
-        self._had_s: dict[str, dict[str, float]] = {}
-        self._passed_s: dict[str, float] = {}
-        self._due_s: dict[str, dict[str, float]] = {}
+        self._rows: dict[str, int] = {}
+        self._idle: list[int] = []
+        """Rows of nobody, all zero."""
+        self._kinds: dict[str, int] = {}
+        self._had_s = np.zeros((0, 0))
+        """[row, kind]"""
+        self._due_s = np.zeros((0, 0))
+        self._counted = np.zeros(0, dtype=np.bool_)
+        """Whether what is due is counted, because shares change."""
+        self._passed_s = np.zeros(0)
+        self._laid: _Laid | None = None
+        self._left = False
+        """Whether a job of it is gone."""
 
     def next(
         self, allocation: Allocation, *, wanted: Mapping[str, int], devices: Mapping[str, int]
     ) -> tuple[Turn, ...]:
         """The round's places, the highest priority first. `wanted`: devices of each job; ties go by name."""
+        if self._left:
+            self._laid, self._left = None, False
+        laid = self._lay(allocation)
         free = dict(devices)
         turns: list[Turn] = []
         placed: set[str] = set()
-        for _, job, kind in sorted(self._priorities(allocation)):
+        had = self._fractions(self._had_s, laid)
+        for at in self._urgent_first(laid, had):
+            job, kind = laid.jobs[at], laid.kinds[at]
             if job in placed or free[kind] < wanted[job]:
                 continue
             free[kind] -= wanted[job]
             placed.add(job)
-            share, had = allocation.shares[job][kind], self._fraction(job, kind)
-            turns.append(Turn(job=job, kind=kind, devices=wanted[job], share=share, had=had))
+            share = float(laid.shares[at])
+            turns.append(Turn(job=job, kind=kind, devices=wanted[job], share=share, had=float(had[at])))
+            if not any(free.values()):
+                break
         return tuple(turns)
 
     def passed(
@@ -66,38 +91,105 @@ class Rounds:
 
         `allocation`: that of the round; none: it is the same in all rounds, and `next` is told.
         """
-        for job in jobs:
-            self._passed_s[job] = self._passed_s.get(job, 0.0) + round_s
-            if allocation is not None and job in allocation.shares:
-                due = self._due_s.setdefault(job, {})
-                for kind, share in allocation.shares[job].items():
-                    due[kind] = due.get(kind, 0.0) + share * round_s
+        laid = None if allocation is None else self._lay(allocation)
+        self._passed_s[[self._row(job) for job in jobs]] += round_s
+        if laid is not None:
+            there = set(jobs)
+            due = np.array([job in there for job in laid.jobs], dtype=np.bool_)
+            self._due_s[laid.rows[due], laid.columns[due]] += laid.shares[due] * round_s
+            self._counted[laid.rows[due]] = True
         for turn in turns:
-            had = self._had_s.setdefault(turn.job, {})
-            had[turn.kind] = had.get(turn.kind, 0.0) + round_s
+            self._had_s[self._row(turn.job), self._column(turn.kind)] += round_s
 
     def gone(self, job: str) -> None:
         """The job has ended."""
-        self._had_s.pop(job, None)
-        self._passed_s.pop(job, None)
-        self._due_s.pop(job, None)
+        row = self._rows.pop(job, None)
+        if row is not None:
+            self._had_s[row] = self._due_s[row] = self._passed_s[row] = 0.0
+            self._counted[row] = False
+            self._idle.append(row)
+            self._left = True
 
     def check(self) -> None:
         """Raises AssertionError where somebody has had more time than has passed."""
-        for job, had in self._had_s.items():
-            assert math.fsum(had.values()) <= self._passed_s[job] * (1 + 1e-9), f"{job} ran longer than it was there"
+        for job, row in self._rows.items():
+            had_s = math.fsum(self._had_s[row])
+            assert had_s <= self._passed_s[row] * (1 + 1e-9), f"{job} ran longer than it was there"
 
-    def _fraction(self, job: str, kind: str) -> float:
-        passed_s = self._passed_s.get(job, 0.0)
-        return self._had_s.get(job, {}).get(kind, 0.0) / passed_s if passed_s else 0.0
-
-    def _priorities(self, allocation: Allocation) -> list[tuple[tuple[float, float], str, str]]:
-        """The most urgent first: those that have had nothing yet, by their share; then by share over what they had."""
-        found: list[tuple[tuple[float, float], str, str]] = []
-        for job, shares in allocation.shares.items():
-            for kind, share in shares.items():
-                if share > 1e-9:
-                    had = self._fraction(job, kind)
-                    due = self._due_s[job].get(kind, 0.0) / self._passed_s[job] if job in self._due_s else share
-                    found.append(((-due / had if had else -math.inf, -share), job, kind))
+    def _fractions(self, table: Floats, laid: _Laid) -> Floats:
+        """Of the time that has passed for each job."""
+        passed_s = self._passed_s[laid.rows]
+        found: Floats = np.divide(
+            table[laid.rows, laid.columns], passed_s, out=np.zeros(len(passed_s)), where=passed_s > 0
+        )
         return found
+
+    def _urgent_first(self, laid: _Laid, had: Floats) -> list[int]:
+        """Those that have had nothing yet, by their share; then by share over what they had."""
+        due = np.where(self._counted[laid.rows], self._fractions(self._due_s, laid), laid.shares)
+        urgency = np.divide(-due, had, out=np.full(len(had), -math.inf), where=had > 0)
+        found: list[int] = np.lexsort((laid.order, -laid.shares, urgency)).tolist()
+        return found
+
+    def _lay(self, allocation: Allocation) -> _Laid:
+        """An allocation's shares as arrays; that of the last time is kept."""
+        if self._laid is None or self._laid.allocation is not allocation:
+            entries = [
+                (job, kind, share)
+                for job, shares in allocation.shares.items()
+                for kind, share in shares.items()
+                if share > LEAST_SHARE
+            ]
+            self._laid = _Laid(
+                allocation=allocation,
+                jobs=[job for job, _, _ in entries],
+                kinds=[kind for _, kind, _ in entries],
+                rows=np.array([self._row(job) for job, _, _ in entries], dtype=np.int64),
+                columns=np.array([self._column(kind) for _, kind, _ in entries], dtype=np.int64),
+                shares=np.array([share for _, _, share in entries]),
+                order=_ranks([(job, kind) for job, kind, _ in entries]),
+            )
+        return self._laid
+
+    def _row(self, job: str) -> int:
+        row = self._rows.get(job)
+        if row is None:
+            if not self._idle:
+                self._grow(rows=max(len(self._passed_s), 16))
+            row = self._rows[job] = self._idle.pop()
+        return row
+
+    def _column(self, kind: str) -> int:
+        if kind not in self._kinds:
+            self._kinds[kind] = len(self._kinds)
+            self._had_s, self._due_s = (np.pad(table, ((0, 0), (0, 1))) for table in (self._had_s, self._due_s))
+        return self._kinds[kind]
+
+    def _grow(self, *, rows: int) -> None:
+        begin = len(self._passed_s)
+        self._idle.extend(range(begin + rows - 1, begin - 1, -1))
+        self._had_s, self._due_s = (np.pad(table, ((0, rows), (0, 0))) for table in (self._had_s, self._due_s))
+        self._passed_s, self._counted = np.pad(self._passed_s, (0, rows)), np.pad(self._counted, (0, rows))
+
+
+LEAST_SHARE: Final = 1e-9
+"""Shares below it are a solver's noise."""
+
+
+class _Laid(NamedTuple):
+    """The shares of an allocation, one entry for each job and kind. The row of a job that is gone is another's."""
+
+    allocation: Allocation
+    jobs: list[str]
+    kinds: list[str]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    shares: Floats
+    order: NDArray[np.int64]
+    """By name: what decides between equals."""
+
+
+def _ranks(names: list[tuple[str, str]]) -> NDArray[np.int64]:
+    ranks = np.empty(len(names), dtype=np.int64)
+    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+    return ranks

@@ -55,7 +55,7 @@ def best(
     *, nodes: int, gangs: Iterable[int], failures_per_node_s: float, repair_s: float = DEFAULT_REPAIR_S, most: int
 ) -> Spares:
     """Spares of a pool of `nodes` on which gangs of so many nodes run; at most `most`, and of equals the fewest."""
-    mean = float(nodes_in_repair(nodes * failures_per_node_s, repair_s=repair_s))
+    mean = min(float(nodes_in_repair(nodes * failures_per_node_s, repair_s=repair_s)), float(nodes))
     exposed = failures_per_node_s * sum(gang * gang for gang in gangs if gang > 1)
     counts = np.arange(max(most, 0) + 1, dtype=float)
     standing = shortage_chance(mean, spares=counts) * repair_s / (counts + 1.0) * exposed

@@ -50,7 +50,7 @@ class Swaps:
         yielding = self._yielding(slot, aged, now_s)
         if int(roster.devices(yielding).sum()) + book.machine.free_devices < job.devices:
             return None
-        wait_s, run_s = self._wait_s(slot, now_s), book.ranking.left_s(roster.standing(slot), now_s=now_s)
+        wait_s, run_s = self._wait_s(slot, now_s), book.ranking.spent_s(roster.standing(slot), now_s=now_s)
         if not aged and not self._worth.could_allow(wait_s, run_s):
             return None
         order = roster.ordered(yielding, now_s=now_s)[::-1].tolist()

@@ -11,6 +11,11 @@ start says what became of it. In logarithms of one second more, a quantile of th
 - `offset`: online conformal recalibration (`waits_calibration`), apart for jobs that should start at once: many waits
   are nothing at all, and say nothing of the others.
 
+Where jobs are seen to start in the order in which they came, there is a second opinion: the queue is drained in that
+order, in worlds with run times drawn from what is expected of each job (`waits_drain`). Each opinion has its own
+offsets, and the one speaks that has lost less of late: trees learn badly from an overloaded FIFO queue, where all jobs
+of a week share the errors of one queue and there are few weeks; the drain knows nothing of unwritten rules.
+
 Two biases of looking at waits that are over are taken out. A job that still waits is learnt from as one that will wait
 as long as it has, or as was forecast, whichever is longer (the censored quantile regression of Powell, J. Econometrics
 32, 1986, by imputation). And a forecast is judged when its own time is up, if the job has not started until then: that
@@ -23,16 +28,18 @@ import dataclasses
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
-from myriarch.schedule.boosted import Forest, Growth, grown
+from myriarch.schedule.boosted import Floats, Forest
+from myriarch.schedule.boosted_learner import Growth, grown
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.waits_calibration import Tracker
+from myriarch.schedule.waits_drain import Drain
 from myriarch.schedule.waits_queue import QueueState, Row
 
 WEEK_S: Final = 7 * 86_400.0
@@ -47,8 +54,18 @@ LONGEST_S: Final = 100 * 365 * 86_400.0
 """No forecast says more than a century."""
 PRIOR: Final = (0.0, math.log(3.0))
 """Above the origin, before anything is learnt: P90 at three times P50, which the offset soon puts right."""
+ORDER_JOBS: Final = 50
+"""A start counts for one of so many in the share of starts out of turn; those where nobody else waits do not count."""
+DISORDER: Final = 0.05
+"""Share of starts out of turn below which a queue counts as served in order; 0 under FIFO, 0.66 in Mira's and 0.92 in
+Lublin's under EASY."""
+LOST_JOBS: Final = 1_000
+"""How long opinions are compared: over the last so many jobs, about."""
+LEAST_SCALE: Final = 0.1
+"""Offsets move in proportion to how far P90 is above P50, in logarithms, within these bounds and 1; without a bound
+above, errors that offsets made would make larger ones."""
 
-_GROWTHS: Final = tuple(Growth(loss="quantile", quantile=level, trees=40, leaves=16, depth=6) for level in LEVELS)
+_GROWTHS: Final = tuple(Growth(quantile=level, trees=40, leaves=16, depth=6) for level in LEVELS)
 
 
 class WaitForecast(Value, frozen=True, kw_only=True):
@@ -65,6 +82,67 @@ class WaitForecast(Value, frozen=True, kw_only=True):
 
 
 @dataclasses.dataclass(slots=True)
+class _Claim:
+    """That a job will have started by then."""
+
+    level: float
+    tracker: Tracker
+    scale: float
+    log_wait: float
+    """What was said."""
+    limit_s: float
+    """A wait beyond this exceeds it."""
+    judged: bool = False
+
+    def came_out(self, *, exceeded: bool) -> None:
+        """Only the first time counts."""
+        if not self.judged:
+            self.judged = True
+            self.tracker.came_out(exceeded=exceeded, scale=self.scale)
+
+    def loss(self, log_wait: float) -> float:
+        """Of a quantile."""
+        error = log_wait - self.log_wait
+        return max(self.level * error, (self.level - 1.0) * error)
+
+
+class _Opinion:
+    """One way to forecast: its offsets, and what it has lost of late."""
+
+    def __init__(self, *, shared: bool) -> None:
+        """`shared`: whether those who wait together err together."""
+        self.trackers = tuple(
+            (Tracker(level=level, floor=0.0), Tracker(level=level, floor=-math.inf, shared=shared)) for level in LEVELS
+        )
+        """By level: of jobs that should start at once, and of the others."""
+        self.lost = 0.0
+        self.heard = 0
+
+    def claims(self, logs: Sequence[float]) -> tuple[_Claim, ...]:
+        """`logs`: by level, what it makes of a job, before its offsets."""
+        scale = min(max(logs[-1] - logs[0], LEAST_SCALE), 1.0)
+        found: list[_Claim] = []
+        for level, log_wait, (once, later) in zip(LEVELS, logs, self.trackers, strict=True):
+            waits = log_wait > math.log1p(AT_ONCE_S)
+            tracker = later if waits else once
+            said = min(max(log_wait + tracker.offset, 0.0), math.log(LONGEST_S))
+            said = max(said if said > math.log1p(AT_ONCE_S) else 0.0, found[-1].log_wait if found else 0.0)
+            limit_s = max(math.expm1(said), AT_ONCE_S)
+            found.append(_Claim(level, tracker, scale if waits else 1.0, said, limit_s))
+        return tuple(found)
+
+    def came_out(self, claims: Sequence[_Claim], log_wait: float) -> None:
+        """How long a job waited of which it had said so."""
+        self.heard += 1
+        loss = sum(claim.loss(log_wait) for claim in claims)
+        self.lost += (loss - self.lost) / min(self.heard, LOST_JOBS)
+
+    @property
+    def open(self) -> int:
+        return sum(tracker.open for pair in self.trackers for tracker in pair)
+
+
+@dataclasses.dataclass(slots=True)
 class _Asked:
     """A job that waits."""
 
@@ -74,10 +152,8 @@ class _Asked:
     row: Row
     plain: tuple[float, ...]
     """By level, above the row's origin: what the forests said."""
-    trackers: tuple[Tracker, ...]
-    limits_s: tuple[float, ...]
-    """A wait beyond these exceeds the forecast."""
-    judged: list[bool]
+    claims: tuple[tuple[_Claim, ...], ...]
+    """By opinion: the trees', and the drain's where there is one."""
 
 
 @final
@@ -85,7 +161,7 @@ class Waits:
     """A machine: submissions, starts and ends in, forecasts out. Instants never go back. A job that is preempted ends,
     and is submitted again.
 
-    Invariant: `_waiting` has the jobs that were submitted and have not started; each of their forecasts that was not
+    Invariant: `_waiting` has the jobs that were submitted and have not started; each of their claims that was not
     judged is in `_due` once, and counts as open in its tracker.
     """
 
@@ -94,28 +170,30 @@ class Waits:
         *,
         devices: int,
         expected: Callable[[Job], float] | None = None,
+        likely: Callable[[Job], Floats] | None = None,
         every_s: float = WEEK_S,
         window_jobs: int = WINDOW_JOBS,
     ) -> None:
         """`devices`: of the pool. `expected`: how many seconds a job will run, such as `Durations`, asked once, at
-        its submission; its estimate, where nobody knows better."""
+        its submission; its estimate, where nobody knows better. `likely`: equally likely seconds, ascending, such as
+        `Durations.likely`; what is expected and nothing else, where nobody knows better."""
         if devices < 1 or every_s <= 0 or window_jobs < FIRST_JOBS:
             raise SpecError(
                 f"`devices: {devices}`, `every_s: {every_s:g}`, `window_jobs: {window_jobs}` cannot be learnt with",
                 hint=f"give at least one device, a time above 0 s, and {FIRST_JOBS} jobs or more",
             )
         self._expected = expected or (lambda job: job.estimate_s)
+        self._likely = likely or (lambda job: np.array([self._expected_s(job)]))
         self._every_s = every_s
         self._queue = QueueState(devices=devices)
+        self._drain = Drain(devices=devices)
+        self._disorder = 1.0
         self._waiting: dict[JobId, _Asked] = {}
         self._rows: deque[Row] = deque(maxlen=window_jobs)
         self._log_waits: deque[float] = deque(maxlen=window_jobs)
-        self._due: list[tuple[float, int, int, JobId]] = []
-        """A heap: when a forecast's time is up, number of the submission, which level, whose."""
-        self._trackers = tuple(
-            (Tracker(level=level, floor=0.0), Tracker(level=level, floor=-math.inf)) for level in LEVELS
-        )
-        """By level: of jobs that should start at once, and of the others."""
+        self._due: list[tuple[float, int, int, int, JobId]] = []
+        """A heap: when a claim's time is up, number of the submission, which opinion, which level, whose."""
+        self._trees, self._in_order = _Opinion(shared=False), _Opinion(shared=True)
         self._forests: tuple[Forest, ...] = ()
         self._number = 0
         self._started = 0
@@ -130,7 +208,7 @@ class Waits:
     def forecast(self, job: Job, *, now_s: float) -> WaitForecast:
         """For a job as if it were submitted now; nothing is remembered."""
         row = self._queue.row(job, expected_s=self._expected_s(job), now_s=now_s)
-        return self._said(row, self._plain(row))
+        return self._said(row, self._claims(job, row, self._plain(row), now_s))
 
     def submitted(self, job: Job, *, now_s: float) -> WaitForecast:
         """A job more, and what it should expect. Raises ValueError for one that waits already."""
@@ -140,33 +218,32 @@ class Waits:
         self._learn(now_s)
         expected_s = self._expected_s(job)
         row = self._queue.row(job, expected_s=expected_s, now_s=now_s)
-        self._queue.submitted(job, expected_s=expected_s, now_s=now_s)
         plain = self._plain(row)
-        forecast = self._said(row, plain)
+        claims = self._claims(job, row, plain, now_s)
+        self._queue.submitted(job, expected_s=expected_s, now_s=now_s)
+        self._drain.submitted(job, run_s=np.maximum(self._likely(job), 1.0))
         self._number += 1
-        asked = _Asked(
-            number=self._number,
-            submit_s=now_s,
-            row=row,
-            plain=plain,
-            trackers=self._tracked(row, plain),
-            limits_s=tuple(max(limit_s, AT_ONCE_S) for limit_s in (forecast.p50_s, forecast.p90_s)),
-            judged=[False] * len(LEVELS),
-        )
-        self._waiting[job.id] = asked
-        for index, (tracker, limit_s) in enumerate(zip(asked.trackers, asked.limits_s, strict=True)):
-            tracker.asked()
-            heapq.heappush(self._due, (now_s + limit_s, self._number, index, job.id))
-        return forecast
+        self._waiting[job.id] = _Asked(number=self._number, submit_s=now_s, row=row, plain=plain, claims=claims)
+        for opinion, said in enumerate(claims):
+            for index, claim in enumerate(said):
+                claim.tracker.asked()
+                heapq.heappush(self._due, (now_s + claim.limit_s, self._number, opinion, index, job.id))
+        return self._said(row, claims)
 
     def started(self, job: Job, *, now_s: float) -> None:
         """It runs: what was forecast for it is known to be right or wrong."""
         self._judge(now_s)
+        alone = len(self._waiting) == 1
         wait_s = self._queue.started(job, now_s=now_s)
+        in_order = self._drain.started(job, now_s=now_s)
+        if not alone:
+            self._disorder += ((0.0 if in_order else 1.0) - self._disorder) / ORDER_JOBS
         asked = self._waiting.pop(job.id)
-        for index, tracker in enumerate(asked.trackers):
-            if not asked.judged[index]:
-                tracker.came_out(exceeded=wait_s > asked.limits_s[index])
+        for opinion, claims in zip((self._trees, self._in_order), asked.claims, strict=False):
+            for claim in claims:
+                claim.came_out(exceeded=wait_s > claim.limit_s)
+            if len(asked.claims) > 1:
+                opinion.came_out(claims, math.log1p(wait_s))
         self._rows.append(asked.row)
         self._log_waits.append(math.log1p(wait_s))
         self._started += 1
@@ -175,22 +252,25 @@ class Waits:
         """It gave its devices back."""
         self._judge(now_s)
         self._queue.ended(job)
+        self._drain.ended(job)
 
     def dropped(self, job: Job, *, now_s: float) -> None:
         """It left the queue without running: nothing is learnt from it."""
         self._judge(now_s)
         self._queue.dropped(job)
-        asked = self._waiting.pop(job.id)
-        for tracker, judged in zip(asked.trackers, asked.judged, strict=True):
-            if not judged:
-                tracker.withdrawn()
+        self._drain.dropped(job)
+        for claims in self._waiting.pop(job.id).claims:
+            for claim in claims:
+                if not claim.judged:
+                    claim.tracker.withdrawn()
 
     def check(self) -> None:
         """Assert the invariants."""
         self._queue.check()
         assert len(self._rows) == len(self._log_waits)
-        open_forecasts = sum(asked.judged.count(False) for asked in self._waiting.values())
-        assert open_forecasts == sum(tracker.open for pair in self._trackers for tracker in pair)
+        self._drain.check()
+        claims = [claim for asked in self._waiting.values() for said in asked.claims for claim in said]
+        assert sum(not claim.judged for claim in claims) == self._trees.open + self._in_order.open
 
     def _expected_s(self, job: Job) -> float:
         return max(self._expected(job), 1.0)
@@ -202,29 +282,32 @@ class Waits:
             said = (0.0,) * len(LEVELS)
         return tuple(max(each, -row.origin) for each in said)
 
-    def _tracked(self, row: Row, plain: tuple[float, ...]) -> tuple[Tracker, ...]:
-        once = math.log1p(AT_ONCE_S)
-        return tuple(pair[row.origin + each > once] for pair, each in zip(self._trackers, plain, strict=True))
+    def _claims(self, job: Job, row: Row, plain: tuple[float, ...], now_s: float) -> tuple[tuple[_Claim, ...], ...]:
+        """By opinion. The drain has one where fewer than so many start out of turn."""
+        trees = self._trees.claims([row.origin + each for each in plain])
+        if self._disorder > DISORDER:
+            return (trees,)
+        logs = np.log1p(np.quantile(self._drain.waits(job, now_s=now_s), LEVELS))
+        return trees, self._in_order.claims(logs.tolist())
 
-    def _said(self, row: Row, plain: tuple[float, ...]) -> WaitForecast:
-        trackers = self._tracked(row, plain)
-        logs = [row.origin + each + tracker.offset for each, tracker in zip(plain, trackers, strict=True)]
-        p50_s, p90_s = (math.expm1(min(max(each, 0.0), math.log(LONGEST_S))) for each in logs)
-        p50_s = p50_s if p50_s > AT_ONCE_S else 0.0
-        p90_s = max(p90_s if p90_s > AT_ONCE_S else 0.0, p50_s)
-        work_s = math.expm1(row.origin)
+    def _said(self, row: Row, claims: tuple[tuple[_Claim, ...], ...]) -> WaitForecast:
+        """Of the opinion that lost less of late; until that is known, the drain's."""
+        best = claims[-1] if self._in_order.lost <= self._trees.lost else claims[0]
+        p50_s, p90_s = (math.expm1(claim.log_wait) for claim in best)
         return WaitForecast(
-            p50_s=p50_s, p90_s=p90_s, work_ahead_s=work_s, learnt_from=min(self._grown_at, len(self._rows))
+            p50_s=p50_s,
+            p90_s=p90_s,
+            work_ahead_s=math.expm1(row.origin),
+            learnt_from=min(self._grown_at, len(self._rows)),
         )
 
     def _judge(self, now_s: float) -> None:
         """Forecasts whose time is up, and whose jobs still wait, were exceeded."""
         while self._due and self._due[0][0] < now_s:
-            _, number, index, job = heapq.heappop(self._due)
+            _, number, opinion, index, job = heapq.heappop(self._due)
             asked = self._waiting.get(job)
             if asked is not None and asked.number == number:
-                asked.judged[index] = True
-                asked.trackers[index].came_out(exceeded=True)
+                asked.claims[opinion][index].came_out(exceeded=True)
 
     def _learn(self, now_s: float) -> None:
         """Grow forests, where it is time."""

@@ -11,8 +11,9 @@ A ranking says who should run; it does not say that a change is worth its price.
                wait  >=  price x sum over victims of (run + save + restart)
 
 `wait` is how long the newcomer would wait otherwise: until enough of what runs is over by what is known, those ahead
-of it served first; and at most until its victims are. `run` is how long it will run. Devices that victims free and
-nobody takes count as left over.
+of it served first; and at most until its victims are. `run` is how long it will run, for each such job that ends where
+that is known as a distribution (`rankings.Ranking.spent_s`): half of a kind that runs a minute or a month costs those
+who make room two minutes, not two weeks. Devices that victims free and nobody takes count as left over.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Swap(Value, frozen=True, kw_only=True):
     wait_s: float
     """That the newcomer is spared."""
     run_s: float | None
-    """That the newcomer will run, by a prediction; None: nobody knows."""
+    """That the newcomer will run, for each such job that ends; None: nobody knows."""
     switch_device_s: float
     """Sum over victims of devices x (save + restart)."""
     switch_s: float

@@ -6,7 +6,7 @@ from array import array
 
 from myriarch.schedule.job import JobId
 from myriarch.simulate.cluster_life import Life
-from myriarch.simulate.queueing import Task
+from myriarch.simulate.timeline import Task
 
 UNKNOWN = float("nan")
 

@@ -2,8 +2,8 @@
 
 Devices are idle for want of jobs (`idle_no_demand`); while somebody waits, because the first in the queue asks for no
 more than is free, but it is scattered or held for another (`idle_fragmented`), or because it asks for more
-(`idle_waiting_gang`); or on purpose: as spares (`idle_reserved_spare`), or because all who wait are held back for
-cheaper hours, or the first has devices but no power (`idle_price_hold`).
+(`idle_waiting_gang`); or on purpose: as spares (`idle_reserved_spare`), as many as jobs ask for that are held back for
+cheaper hours while nobody else waits, or because the first has devices but no power (`idle_price_hold`).
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Meter:
             self.waiting_job_s += waiting * duration_s
             if waiting > self.waiting_most:
                 self.waiting_most = waiting
+        idle: Leaf | None = None if waiting else "idle_no_demand"
+        held_back = 0
         for name, pool in self._all:
             self.busy_device_s += pool.busy * duration_s
             free = pool.devices - pool.busy
@@ -93,8 +95,14 @@ class Meter:
             if self._placed is not None and (spare := self._placed.pools[name].spare_devices):
                 pool.idle_ns["idle_reserved_spare"] = pool.idle_ns.get("idle_reserved_spare", 0) + spare * duration_ns
                 free -= spare
-            leaf = self._why_idle() if waiting else "idle_no_demand"
-            pool.idle_ns[leaf] = pool.idle_ns.get(leaf, 0) + free * duration_ns
+            if idle is None:
+                idle = self._why_idle()
+                if idle == "idle_no_demand" and self._placed is not None:
+                    held_back = self._placed.held_back_devices
+            if held_back and (held := min(held_back, free)):
+                pool.idle_ns["idle_price_hold"] = pool.idle_ns.get("idle_price_hold", 0) + held * duration_ns
+                free, held_back = free - held, held_back - held
+            pool.idle_ns[idle] = pool.idle_ns.get(idle, 0) + free * duration_ns
 
     def ledger(self) -> Ledger:
         """Of all time until now. Raises LedgerError unless everything was spent once."""
@@ -117,8 +125,10 @@ class Meter:
 
     def _why_idle(self) -> Leaf:
         head = self._scheduler.head
+        if head is None:  # all who wait are held back
+            return "idle_no_demand"
         supply = None if self._placed is None else self._placed.supply
-        if head is None or (supply is not None and supply.lacks(head)):
+        if supply is not None and supply.lacks(head):
             return "idle_price_hold"
         fits = head.devices <= self._scheduler.machine.free_devices
         return "idle_fragmented" if fits else "idle_waiting_gang"

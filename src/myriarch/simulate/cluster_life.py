@@ -58,14 +58,17 @@ class Life:
         "saved_s",
         "slow_devices",
         "speed",
+        "start_s",
         "taints",
         "work_s",
     )
 
-    def __init__(self, index: int, job: Job, work_s: float) -> None:
+    def __init__(self, index: int, job: Job, work_s: float, start_s: float = 0.0) -> None:
         self.index = index
         self.job = job
         self.work_s = work_s
+        self.start_s = start_s
+        """Of its first start."""
         self.done_s = 0.0
         self.saved_s = 0.0
         """Work that is in a checkpoint which would be used."""

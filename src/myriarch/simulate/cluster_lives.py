@@ -13,7 +13,7 @@ from myriarch.simulate.cluster_columns import Columns
 from myriarch.simulate.cluster_ledger import Meter
 from myriarch.simulate.cluster_life import Life, Phase
 from myriarch.simulate.cluster_nodes import NodeKey, Nodes
-from myriarch.simulate.queueing import Task
+from myriarch.simulate.timeline import Task
 
 
 class Lives:
@@ -50,7 +50,7 @@ class Lives:
         job = task.job
         if job.id in self._lives:
             raise SpecError(f"two jobs of the workload have one id, {job.id}", hint="give every job its own")
-        self._lives[job.id] = Life(self._columns.submit(task), job, task.run_s)
+        self._lives[job.id] = Life(self._columns.submit(task), job, task.run_s, task.start_s)
 
     def end(self, *, now_s: float) -> JobId:
         """The job that ends next does so now."""
@@ -172,7 +172,7 @@ class Lives:
                 f"job {job.id} gets nothing done on {placement.devices} devices of pool `{placement.pool}`",
                 hint="give the scheduler the same speeds as the simulator",
             )
-        phases: list[Phase] = [(now_s + job.restart_s, life.again)] if life.runs else []
+        phases: list[Phase] = [(now_s + job.restart_s, life.again) if life.runs else (now_s + life.start_s, "warm_up")]
         if nodes.dies(placement):
             phases = [(math.inf, "detect")]
         life.number = number

@@ -134,7 +134,7 @@ class Fleet:
             devices=sum(group.mesh.devices for group in groups.values()),
             owned=sum(books.devices[pool] for pool in books.pool_of.values()),
             steps=state.work.current,
-            step_s=state.steps_s.get((), 0.0),
+            step_s=state.whole_step_s,
             ended=state.ended,
             counts=state.counts,
             ledger=ledger,

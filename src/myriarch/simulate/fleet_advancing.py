@@ -9,7 +9,7 @@ from myriarch.recover.incident import diagnose
 from myriarch.simulate.fleet_assigning import assign_groups, grown_groups, splits
 from myriarch.simulate.fleet_live import go_on, start_missing
 from myriarch.simulate.fleet_state import State
-from myriarch.simulate.fleet_together import form, stop_after_step
+from myriarch.simulate.fleet_together import distrust, form, stop_after_step
 from myriarch.simulate.fleet_work import close, halt
 from myriarch.units import NS_PER_S
 
@@ -40,16 +40,18 @@ def resolve(state: State) -> None:
         touched = (crew.groups.keys() - crew.layouts.keys()) | trouble.hurt.keys()
     looked_at = {name: group for name, group in crew.groups.items() if name in touched}
     assignment = assign_groups(state, looked_at, whole=goes_on)
+    formable = splits(state, assignment.layouts, resized=bool(assignment.resized))
     beside = crew.beside
     decision = judge(
         incident,
         diagnosis,
         assignment,
         absent=[name for name in crew.groups if name not in crew.layouts and name not in beside],
-        splits=splits(state, assignment.layouts, resized=bool(assignment.resized)),
+        splits=formable,
         budget=trouble.budget,
         newest_step=state.work.newest,
-        recovery=state.going_on if goes_on else state.recovery,
+        # With `live`, nobody waits for a group that is missing, unless there is no other.
+        recovery=state.going_on if state.terms.live and formable else state.recovery,
         now_s=state.now_s,
     )
     if decision.choice == "wait_for_group":
@@ -62,14 +64,23 @@ def resolve(state: State) -> None:
             state.agenda.at(math.ceil(until_s * NS_PER_S), "overdue", incident.number)
     elif decision.choice not in FORMING:
         state.tell(decision.choice, decision.reason.text, incident, groups=list(crew.layouts))
-        close(state)
-        state.ended = "failed"
+        _give_up(state)
     else:
         trouble.budget.spend(state.work.newest)
         if goes_on:
             go_on(state, assignment, healthy, decision, incident)
         else:
             form(state, assignment, choice=decision.choice, reason=decision.reason, incident=incident)
+
+
+def _give_up(state: State) -> None:
+    """The run ends. Steps that were not saved are lost."""
+    close(state)
+    distrust(state)
+    step = state.tiers.saved.left()
+    state.counts.lost_steps += state.books.lose_after(step)
+    state.work.current = step
+    state.ended = "failed"
 
 
 def _why_stop(state: State) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 import msgspec
 
 from myriarch.control.judging import fits, grown
-from myriarch.event.ids import GroupId, NodeId, PoolId
+from myriarch.event.ids import GroupId, PoolId
 from myriarch.event.layout import GroupLayout
 from myriarch.schedule.groups import Assignment, assign
 from myriarch.simulate.fleet_crew import NOWHERE
@@ -20,29 +20,37 @@ def assign_groups(state: State, groups: Mapping[GroupId, Group], *, whole: bool 
     goes on smaller than it is to be."""
     crew, saved, incident = state.crew, state.tiers.saved, state.trouble.incident
     lost = incident.nodes if incident is not None else {}
-    idle: dict[PoolId, list[NodeId]] = {PoolId(group.pool): [] for group in groups.values()}
-    back = [node for node in lost if node in crew.members]  # under its name, with nothing of what it had
-    for node in (*crew.spare, *back):
-        if crew.members[node] in idle:
+    idle = {pool: list(crew.spare[pool]) for pool in {PoolId(group.pool): None for group in groups.values()}}
+    for node in lost:  # who is back is so under its name, with nothing of what it had
+        if node in crew.members and crew.members[node] in idle:
             idle[crew.members[node]].append(node)
+    whole = whole or state.terms.whole_groups
     members, seat = crew.members, crew.seat  # asked for every node of every group that is looked at
     found = assign(
-        list(groups.values()),
+        # Where many are away, most groups lack more nodes than there are.
+        [
+            one
+            for name, one in groups.items()
+            if not whole or one.nodes - crew.present[name] <= len(idle[PoolId(one.pool)])
+        ],
         idle=idle,
         previous=crew.last,
         lost=lambda group, node: node not in members or node in lost or seat.get(node, NOWHERE)[0] != group,
         holds=lambda group, place, node: saved.holds((group, place), node),
         warm=lambda node: True,
         fits=lambda some: _fit(state, some, besides=groups),
-        whole=state.terms.whole_groups or whole,
+        whole=whole,
     )
     everybody = dict(crew.layouts)
-    for layout in found.layouts:
-        if everybody.get(layout.group) != layout:  # an equal one stays itself
-            everybody[layout.group] = layout
-    for name in found.missing:
+    formed = {layout.group: layout for layout in found.layouts}
+    for name, layout in formed.items():
+        if everybody.get(name) != layout:  # an equal one stays itself
+            everybody[name] = layout
+    missing = tuple(name for name in groups if name not in formed)
+    for name in missing:
         everybody.pop(name, None)
-    return msgspec.structs.replace(found, layouts=tuple(everybody[name] for name in crew.groups if name in everybody))
+    layouts = tuple(everybody[name] for name in crew.groups if name in everybody)
+    return msgspec.structs.replace(found, layouts=layouts, missing=missing)
 
 
 def grown_groups(state: State) -> list[GroupId]:

@@ -58,6 +58,7 @@ def strike(state: State, one: Breakdown, *, rank: int | None = None) -> None:
             state.agenda.after(one.duration_s + state.terms.detection_s(one.cause), "noticed", blow)
         case "maintenance" if crew.works(node):
             state.counts.interruptions += 1
+            state.counts.planned += 1
             trouble.leaving[node] = one
             stop_after_step(state)
         case "maintenance":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,8 +41,12 @@ class Crew:
         """How each group lay last, missing and starting ones included."""
         self.seat: dict[NodeId, Seat] = {}
         """Of the nodes of `last`."""
-        self.spare: dict[NodeId, None] = dict.fromkeys(self.members)
-        """Members without a seat."""
+        self.present: dict[GroupId, int] = dict.fromkeys(self.groups, 0)
+        """Members among the nodes that sit in each group."""
+        self.spare: dict[PoolId, dict[NodeId, None]] = {pool: {} for pool in books.devices}
+        """Members without a seat, by pool."""
+        for node, pool in self.members.items():
+            self.spare[pool][node] = None
         self.working: dict[PoolId, int] = {}
         """Devices that do what the work says: those of `layouts`, less what was found lost."""
         self.starting: dict[GroupId, GroupLayout] = {}
@@ -79,8 +84,10 @@ class Crew:
         """A member is gone. The time of working nodes was spent up to now."""
         seat, works = self.seat.get(node), self.works(node)
         pool = self.members.pop(node)
-        self.spare.pop(node, None)
+        self.spare[pool].pop(node, None)
         self.version += 1
+        if seat is not None:
+            self.present[seat[0]] -= 1
         if works:
             self.working[pool] -= self.books.devices[pool]
         self.books.put([node], why, now_ns=now_ns)
@@ -92,9 +99,10 @@ class Crew:
         pool = self.members[node] = self.books.pool_of[node]
         self.version += 1
         if node not in self.seat:
-            self.spare[node] = None
+            self.spare[pool][node] = None
             self.books.put([node], "spare", now_ns=now_ns)
             return
+        self.present[self.seat[node][0]] += 1
         self.books.employ([node], now_ns=now_ns)
         if self.works(node):
             self.working[pool] += self.books.devices[pool]
@@ -130,38 +138,48 @@ class Crew:
         if len(self.layouts) < len(self.last):
             for name, layout in self.last.items():
                 if name not in self.layouts:
-                    present = sum(node in self.members and self.sits(node, name) for node in layout.nodes)
-                    found[layout.pool] = found.get(layout.pool, 0) + present
+                    found[layout.pool] = found.get(layout.pool, 0) + self.present[name]
         self.books.miss(found, now_ns=now_ns)
 
     def _take(self, layout: GroupLayout, *, now_ns: int) -> list[NodeId]:
         """A group lies so: who sat there before and is a member becomes a spare. Returns who took a place."""
-        before = self.last.get(layout.group)
-        self.last[layout.group] = layout
+        group, before = layout.group, self.last.get(layout.group)
+        self.last[group] = layout
         old: tuple[NodeId, ...] = before.nodes if before is not None else ()
-        seat, group = self.seat, layout.group
+        seat, members, spare = self.seat, self.members, self.spare[layout.pool]
         stay = {
             node
             for node, was in zip(layout.nodes, old, strict=False)
             if node == was and seat.get(node, NOWHERE)[0] == group
         }
         for node in old:
-            if node not in stay and self.sits(node, layout.group):
-                del self.seat[node]
+            if node not in stay and self.sits(node, group):
+                self._leave(node)
         fresh = []
         for place, node in enumerate(layout.nodes):
             if node not in stay:
-                self.seat[node] = (layout.group, place)
-                self.spare.pop(node, None)
+                self._leave(node)
+                seat[node] = (group, place)
+                self.present[group] += node in members
+                spare.pop(node, None)
                 fresh.append(node)
-        free = [node for node in old if node not in self.seat and node in self.members]
-        self.spare.update(dict.fromkeys(free))
+        free = [node for node in old if node not in stay and node not in seat and node in members]
+        spare.update(dict.fromkeys(free))
         self.books.put(free, "spare", now_ns=now_ns)
         return fresh
+
+    def _leave(self, node: NodeId) -> None:
+        """The node has its seat no more."""
+        seat = self.seat.pop(node, None)
+        if seat is not None:
+            self.present[seat[0]] -= node in self.members
 
     def check(self) -> None:
         """Invariants."""
         idle = self.members.keys() & self.books.idle.keys()
-        assert idle == self.spare.keys(), "members that no group has are spares"
-        assert self.spare.keys() == self.members.keys() - self.seat.keys(), "spares have no seat"
+        spare = {node for nodes in self.spare.values() for node in nodes}
+        assert idle == spare, "members that no group has are spares"
+        assert spare == self.members.keys() - self.seat.keys(), "spares have no seat"
+        sitting = Counter(group for node, (group, _) in self.seat.items() if node in self.members)
+        assert all(sitting[group] == present for group, present in self.present.items())
         assert all(self.last[group].nodes[place] == node for node, (group, place) in self.seat.items())

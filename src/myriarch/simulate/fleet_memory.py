@@ -61,6 +61,11 @@ class Commit:
         known = all(any(layout.mesh == other.mesh for other in saved) for layout in self._changed(layouts))
         if known and all(self._held(self.layouts[group].mesh, place) for group, place in self.lost):
             return True
+        return self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards of some group are there, by `complete_copy`'s rule."""
         return len({seat[0] for seat in self.lost if not self.holders(seat)}) < len(self.layouts)
 
     def remote_for(self, layouts: Sequence[GroupLayout]) -> bool:
@@ -113,6 +118,13 @@ class Saved:
         """A checkpoint is in the store."""
         stay = [one for one in self.durable if one.step != step]
         self.durable = [*stay, Durable(step=step, path=f"step-{step:08d}")][-self.keep :]
+
+    def left(self) -> Step:
+        """The step that a run which ends now leaves behind: `Control` makes a snapshot that is whole durable first."""
+        durable = self.newest_durable.step if self.newest_durable is not None else Step(0)
+        if self.committed is None or not self.committed.complete:
+            return durable
+        return max(durable, self.committed.step)
 
     def lose(self, node: NodeId, seat: Seat | None) -> None:
         """A node is gone with its memory. `seat`: where it works."""

@@ -43,6 +43,8 @@ class Counts(msgspec.Struct, kw_only=True):
     """Breakdowns that hit a node which was there."""
     interruptions: int = 0
     """Breakdowns that stop the job, or its next steps: of nodes that work, slow ones not counted."""
+    planned: int = 0
+    """Of these, maintenance."""
     lost_steps: int = 0
     choices: dict[str, int] = {}
     tiers: dict[str, int] = {}

@@ -93,7 +93,7 @@ class State:
         self.terms = terms
         self.recovery = run.recovery
         self.going_on: Recovery = going_on(run.recovery)
-        """The policy where healthy groups go on: nobody waits for one that is missing."""
+        """The policy with `terms.live` while there is any group: nobody waits for one that is missing."""
         self.agenda = Agenda()
         self.books = Books(nodes, devices=per_node, start_ns=0)
         self.crew = Crew(resolved, books=self.books)
@@ -116,6 +116,8 @@ class State:
         self.ended = ""
         self.counts = Counts()
         self.chronicle = Chronicle()
+        self.whole_step_s = 0.0
+        """Of the whole job, undisturbed. Set when it begins."""
         self.steps_s: dict[tuple[tuple[GroupId, int], ...], float] = {}
         """Seconds of a step, by what groups are missing or of another size (`fleet_work`)."""
 

@@ -11,12 +11,13 @@ from myriarch.recover.incident import Incident
 from myriarch.schedule.groups import Assignment
 from myriarch.simulate.fleet_assigning import assign_groups
 from myriarch.simulate.fleet_state import State
-from myriarch.simulate.fleet_work import drained, halt
+from myriarch.simulate.fleet_work import drained, halt, step_s
 
 
 def begin(state: State) -> None:
     """The first start."""
     assignment = assign_groups(state, state.crew.groups)
+    state.whole_step_s = step_s(state, {layout.group: layout for layout in assignment.layouts})
     nodes = sum(len(layout.nodes) for layout in assignment.layouts)
     reason = Reason(text=f"all {nodes} nodes of {len(assignment.layouts)} groups are there", numbers={})
     form(state, assignment, choice="form", reason=reason, incident=None)
@@ -26,7 +27,7 @@ def form(state: State, assignment: Assignment, *, choice: str, reason: Reason, i
     """All begin anew from the newest step that is whole."""
     crew, tiers, trouble, terms = state.crew, state.tiers, state.trouble, state.terms
     halt(state, ("restart", 0.0))
-    _distrust(state)
+    distrust(state)
     layouts, first = assignment.layouts, crew.incarnation == 0
     crew.incarnation += 1
     plan, remote = tiers.saved.plan(layouts, incarnation=Incarnation(crew.incarnation))
@@ -76,8 +77,8 @@ def begins_s(state: State, anew: Collection[GroupLayout]) -> float:
     return state.terms.begin_s(started=sum(sizes), largest_group=max(sizes, default=0))
 
 
-def _distrust(state: State) -> None:
-    """What was saved since values are wrong is worth nothing."""
+def distrust(state: State) -> None:
+    """What is saved by now, less what was saved since values are wrong."""
     tiers, since = state.tiers, state.trouble.wrong_since
     drained(state)
     if since is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
-from myriarch.event.ids import Step
+from myriarch.event.ids import GroupId, Step
+from myriarch.event.layout import GroupLayout
 from myriarch.event.spans import Leaf
 from myriarch.simulate.fleet_state import State
 from myriarch.simulate.fleet_stride import Stride
@@ -136,15 +138,20 @@ def _drain_some(state: State, stride: Stride, *, after_ns: int) -> None:
 
 def _step_s(state: State) -> float:
     """Of the groups that step, by the shares that `Control` would give them."""
-    crew, pace, resolved = state.crew, state.pace, state.resolved
+    crew, known = state.crew, state.steps_s
     odd = crew.sizes.items() ^ crew.full.items() if crew.sizes != crew.full else ()
     key = tuple(sorted(odd))  # groups that are missing or of another size
-    if key not in state.steps_s:
-        shares = pace.shares(resolved, crew.layouts)
-        pace.set_intervals(resolved, shares)
-        step_s = pace.step_s(shares)
-        assert step_s is not None, "the terms say how fast every pool is"
-        if len(state.steps_s) >= STEPS_REMEMBERED:
-            state.steps_s = {(): state.steps_s[()]}
-        state.steps_s[key] = step_s + state.terms.merge_s
-    return state.steps_s[key]
+    if key not in known:
+        if len(known) >= STEPS_REMEMBERED:
+            known.clear()
+        known[key] = step_s(state, crew.layouts)
+    return known[key]
+
+
+def step_s(state: State, layouts: Mapping[GroupId, GroupLayout]) -> float:
+    """Seconds of a step of groups that lie so."""
+    shares = state.pace.shares(state.resolved, layouts)
+    state.pace.set_intervals(state.resolved, shares)
+    seconds = state.pace.step_s(shares)
+    assert seconds is not None, "the terms say how fast every pool is"
+    return seconds + state.terms.merge_s

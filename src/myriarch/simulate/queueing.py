@@ -1,32 +1,26 @@
-"""A queue of jobs in virtual time: the schedulers of `schedule`, fed with submissions and ends.
+"""A queue of rigid jobs on a fleet where nothing breaks: `timeline`'s loop, with nothing kept but starts.
 
-Nothing is decided here. Time jumps from one instant with an event to the next. At one instant, submissions come first,
-in the order of the workload; then ends, in the order in which those jobs started; then what the scheduler waits for.
+For whole schedules of classic traces: what `cluster.simulate_cluster` decides without breakdowns, in half its time,
+since no job has more of a life than a start and an end.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, final
 
-import msgspec
 import numpy as np
-import xxhash
 
 from myriarch.errors import SpecError
-from myriarch.event.base import Value
-from myriarch.schedule.decision import Decision, Start
-from myriarch.schedule.job import Job
+from myriarch.schedule.decision import Decision, Refuse, Start
+from myriarch.schedule.job import JobId
 from myriarch.schedule.scheduler import Scheduler
 from myriarch.simulate.outcome import Outcome, Usage
+from myriarch.simulate.timeline import Task, Timeline
 
-
-class Task(Value, frozen=True, kw_only=True):
-    """A job, and what no scheduler may know beforehand."""
-
-    job: Job
-    run_s: float
-    """How long it runs once it started; at most its estimate."""
+__all__ = ["Task", "simulate_queue"]
 
 
 def simulate_queue(
@@ -41,98 +35,96 @@ def simulate_queue(
     `observe` sees every decision. With `check`, invariants are asserted after every event. Raises SpecError for a
     workload that no scheduler can be given: out of order, or with a job that runs longer than its estimate.
     """
-    return _Run(tasks, scheduler, observe, check).run()
+    timeline = Timeline(tasks, scheduler, observe=observe, check=check)
+    queue = _Queue(tasks, scheduler, start_s=timeline.start_s)
+    timeline.run(queue)
+    assert not scheduler.waiting, "jobs wait for ever"
+    return Outcome(
+        jobs=[task.job for task in tasks],
+        run_s=np.array([task.run_s for task in tasks]),
+        start_s=queue.start_s,
+        taken_devices=queue.taken,
+        refused={tasks[index].job.id: reason for index, reason in sorted(queue.refused.items())},
+        usage=queue.usage,
+        events=timeline.events,
+        digest=timeline.digest,
+    )
 
 
-class _Run:
-    """One simulation. Invariant: `_ends` has exactly the jobs that run."""
+@final
+class _Queue:
+    """The stage. Invariant: `_ends` has exactly the jobs that run; `_there` counts them and those that wait."""
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        scheduler: Scheduler,
-        observe: Callable[[Decision], None] | None,
-        check: bool,
-    ) -> None:
+    next_fault_s: Final = math.inf
+
+    def __init__(self, tasks: Sequence[Task], scheduler: Scheduler, *, start_s: float) -> None:
         self._tasks = tasks
         self._scheduler = scheduler
-        self._observe = observe
-        self._check = check
-        self._index = {task.job.id: index for index, task in enumerate(tasks)}
-        if len(self._index) != len(tasks):
-            raise SpecError("two jobs of the workload have one id", hint="give every job its own")
-        for task in tasks:
-            if not 0 < task.run_s <= task.job.estimate_s:
-                raise SpecError(
-                    f"job {task.job.id} runs for {task.run_s} s, its estimate is {task.job.estimate_s} s",
-                    hint="drop jobs that did not run, and let no estimate be below the run time",
-                )
-        self._start_s = np.full(len(tasks), np.nan)
-        self._taken = np.zeros(len(tasks), dtype=np.int64)
-        self._refused: dict[int, str] = {}
+        self._index = _indices(tasks)
+        self.start_s = np.full(len(tasks), np.nan)
+        self.taken = np.zeros(len(tasks), dtype=np.int64)
+        self.refused: dict[int, str] = {}
+        self.usage = Usage(devices=scheduler.machine.devices)
         self._ends: list[tuple[float, int, int]] = []
         """A heap: end, order of starting, index of the task."""
         self._starts = 0
-        self._now_s = tasks[0].job.submit_s if tasks else 0.0
-        self._usage = Usage(devices=scheduler.machine.devices)
-        self._digest = xxhash.xxh3_128()
-        self._encode = msgspec.msgpack.Encoder().encode
+        self._there = 0
+        self._now_s = start_s
 
-    def run(self) -> Outcome:
-        tasks, scheduler, ends = self._tasks, self._scheduler, self._ends
-        at, wakes, never = 0, 0, float("inf")
-        while True:
-            submit_s = tasks[at].job.submit_s if at < len(tasks) else never
-            now_s = min(submit_s, ends[0][0] if ends else never, scheduler.wake_s)
-            if now_s == never:
-                break
-            self._advance(now_s)
-            while submit_s == now_s:
-                self._done(scheduler.submit(tasks[at].job, now_s=now_s))
-                at += 1
-                submit_s = tasks[at].job.submit_s if at < len(tasks) else never
-            while ends and ends[0][0] == now_s:
-                _, _, index = heapq.heappop(ends)
-                self._usage.busy -= int(self._taken[index])
-                self._done(scheduler.end(tasks[index].job.id, now_s=now_s))
-            if scheduler.wake_s <= now_s:
-                self._done(scheduler.wake(now_s=now_s))
-                wakes += 1
-        assert not scheduler.waiting, "jobs wait for ever"
-        return Outcome(
-            jobs=[task.job for task in tasks],
-            run_s=np.array([task.run_s for task in tasks]),
-            start_s=self._start_s,
-            taken_devices=self._taken,
-            refused={tasks[index].job.id: reason for index, reason in sorted(self._refused.items())},
-            usage=self._usage,
-            events=len(tasks) + self._starts + wakes,
-            digest=self._digest.hexdigest(),
-        )
+    @property
+    def next_end_s(self) -> float:
+        return self._ends[0][0] if self._ends else math.inf
 
-    def _advance(self, now_s: float) -> None:
-        if now_s < self._now_s:
-            raise SpecError(f"after {self._now_s} s comes {now_s} s", hint="sort the workload by submission")
-        self._usage.advance(now_s - self._now_s, self._scheduler)
+    def __len__(self) -> int:
+        return self._there
+
+    def advance(self, now_s: float) -> None:
+        self.usage.advance(now_s - self._now_s, self._scheduler)
         self._now_s = now_s
 
-    def _done(self, decisions: Iterable[Decision]) -> None:
-        for decision in decisions:
-            self._digest.update(self._encode(decision))
-            index = self._index[decision.job]
-            if isinstance(decision, Start):
-                self._start(index, decision)
-            else:
-                self._refused[index] = decision.reason
-            if self._observe is not None:
-                self._observe(decision)
-        if self._check:
-            self._scheduler.check()
+    def submit(self, task: Task) -> None:
+        self._there += 1
 
-    def _start(self, index: int, start: Start) -> None:
-        self._starts += 1
-        self._start_s[index] = start.at_s
-        taken = start.placement.devices or self._tasks[index].job.devices
-        self._taken[index] = taken
-        self._usage.busy += taken
-        heapq.heappush(self._ends, (start.at_s + self._tasks[index].run_s, self._starts, index))
+    def end(self, *, now_s: float) -> JobId:
+        _, _, index = heapq.heappop(self._ends)
+        self._there -= 1
+        self.usage.busy -= int(self.taken[index])
+        return self._tasks[index].job.id
+
+    def happen(self, now_s: float, *, before: bool = False) -> int:
+        return 0
+
+    def apply(self, decision: Decision, *, now_s: float) -> None:
+        index = self._index[decision.job]
+        if isinstance(decision, Start):
+            self._starts += 1
+            self.start_s[index] = now_s
+            taken = decision.placement.devices or self._tasks[index].job.devices
+            self.taken[index] = taken
+            self.usage.busy += taken
+            heapq.heappush(self._ends, (now_s + self._tasks[index].run_s, self._starts, index))
+        elif isinstance(decision, Refuse):
+            self._there -= 1
+            self.refused[index] = decision.reason
+        else:
+            raise SpecError(
+                f"job {decision.job} is stopped or moved: {decision.reason}",
+                hint="simulate schedulers that do that with `simulate_cluster`",
+            )
+
+    def check(self) -> None:
+        assert self._there == len(self._ends) + self._scheduler.waiting
+
+
+def _indices(tasks: Sequence[Task]) -> dict[JobId, int]:
+    """Of tasks by their ids. Raises SpecError for a workload that cannot be."""
+    index = {task.job.id: at for at, task in enumerate(tasks)}
+    if len(index) != len(tasks):
+        raise SpecError("two jobs of the workload have one id", hint="give every job its own")
+    for task in tasks:
+        if not 0 < task.run_s <= task.job.estimate_s:
+            raise SpecError(
+                f"job {task.job.id} runs for {task.run_s} s, its estimate is {task.job.estimate_s} s",
+                hint="drop jobs that did not run, and let no estimate be below the run time",
+            )
+    return index

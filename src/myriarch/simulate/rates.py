@@ -21,7 +21,7 @@ from typing import Final, Literal
 import msgspec
 
 from myriarch.cost.failures import DEFAULT_PER_NODE_DAY, LARGE_DEVICES, LARGE_EXPONENT
-from myriarch.cost.spares import DEFAULT_REPAIR_S, DEFAULT_REPAIR_SHARE
+from myriarch.cost.spares import DEFAULT_REPAIR_S, DEFAULT_REPAIR_SHARE, LANL_MEAN_S, LANL_MEDIAN_S
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
 from myriarch.simulate.breakdowns import Course
@@ -31,13 +31,9 @@ Scope = Literal["node", "rack", "row"]
 
 MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0
-LANL_MEAN_S: Final = 355 * MINUTE_S
-LANL_MEDIAN_S: Final = 54 * MINUTE_S
-"""Repair times of 22 systems of LANL: Schroeder and Gibson, "A Large-Scale Study of Failures in High-Performance
-Computing Systems", DSN 2006, section 6. By cause, means in minutes: hardware 342, software 369, network 247, people
-163, environment 572."""
 LANL_SHAPE: Final = 0.7
-"""Weibull shape of the gaps between failures: 0.7 to 0.8, the same source, section 5.3."""
+"""Weibull shape of the gaps between failures of LANL's systems: 0.7 to 0.8 (Schroeder and Gibson, DSN 2006, section
+5.3). Their repairs by cause, means in minutes: hardware 342, software 369, network 247, people 163, environment 572."""
 
 
 class Duration(Value, frozen=True, kw_only=True):

@@ -31,8 +31,8 @@ PROCESSES: Final = {"fault": 0, "slow": 1, "maintenance": 2, "rack": 3, "row": 4
 """Each comes as a process of its own."""
 BLOCK: Final = 1024
 """Gaps that are drawn at once."""
-EVENTS_LIMIT: Final = 50_000_000
-"""Of one pool; rates and times that give more were not meant."""
+EVENTS_LIMIT: Final = 5_000_000
+"""Breakdowns of all pools together: about 2 GB. 100,000 devices at ten times their rates have 300,000 in a year."""
 
 
 def draw(
@@ -52,11 +52,11 @@ def draw(
     model.check()
     places = _layouts(pools)
     growth = model.growth(job_devices)
+    _check_count(model, places, until_s=until_s, growth=growth)
     found: list[tuple[float, int, int, Breakdown]] = []
     for number, pool in enumerate(places):
         for process in PROCESSES:
-            causes = [one for one in model.causes if _process(one) == process]
-            drawn = _pool_draw(model, causes, pool, process, until_s, seed, growth)
+            drawn = _pool_draw(model, _causes(model, process), pool, process, until_s, seed, growth)
             found += [(one.at_s, number, one.node, one) for one in drawn]
     found.sort(key=lambda each: each[:3])
     return tuple(each[3] for each in found)
@@ -78,10 +78,8 @@ def weibull_times(rng: Generator, *, rate_per_s: float, shape: float, until_s: f
         parts.append(part)
         last_s = float(part[-1])
         count += BLOCK
-        if count > EVENTS_LIMIT:
-            raise SpecError(
-                f"more than {EVENTS_LIMIT} events in {until_s} s", hint="lower the rates, or take a shorter time"
-            )
+        if count > 2 * EVENTS_LIMIT:
+            raise _too_many(rate_per_s * until_s, f"a rate of {rate_per_s * S_PER_DAY:.4g} a day", until_s=until_s)
     times = np.concatenate(parts)
     return times[times < until_s]
 
@@ -94,6 +92,47 @@ def node_weights(model: FaultRates, nodes: int, rng: Generator) -> Floats:
         weights[rng.permutation(nodes)[:lemons]] = model.lemon_times
     shares: Floats = weights / weights.sum()
     return shares
+
+
+def _check_count(model: FaultRates, pools: Sequence[PoolLayout], *, until_s: float, growth: float) -> None:
+    """Raise SpecError where more breakdowns are to be expected than anybody can keep."""
+    expected = math.fsum(
+        _rate_per_s(model, process, pool, growth) * until_s * min(_size(process, pool), pool.nodes)
+        for pool in pools
+        for process in PROCESSES
+    )
+    if expected > EVENTS_LIMIT:
+        nodes, devices = sum(pool.nodes for pool in pools), sum(pool.devices for pool in pools)
+        each = expected / nodes / until_s * S_PER_DAY
+        raise _too_many(
+            expected,
+            f"`{model.name}` gives each of {nodes:,} nodes ({devices:,} devices) {each:.4g} a day",
+            until_s=until_s,
+        )
+
+
+def _too_many(expected: float, why: str, *, until_s: float) -> SpecError:
+    most_s = until_s * EVENTS_LIMIT / expected
+    return SpecError(
+        f"about {expected:.3g} breakdowns in {until_s:.6g} s: {why}; {EVENTS_LIMIT:,} can be kept",
+        hint=f"lower the rates, take fewer nodes, or at most {most_s:.3g} s",
+    )
+
+
+def _causes(model: FaultRates, process: str) -> list[Cause]:
+    return [one for one in model.causes if _process(one) == process]
+
+
+def _size(process: str, pool: PoolLayout) -> int:
+    """Nodes of a place."""
+    return {"rack": pool.nodes_per_rack, "row": pool.nodes_per_rack * pool.racks_per_pod}.get(process, 1)
+
+
+def _rate_per_s(model: FaultRates, process: str, pool: PoolLayout, growth: float) -> float:
+    """Events of one process on all places of a pool."""
+    places = -(-pool.nodes // _size(process, pool))
+    per_place_day = math.fsum(one.per_place_day for one in _causes(model, process))
+    return per_place_day * places / S_PER_DAY * (1.0 if process == "maintenance" else growth)
 
 
 def _process(cause: Cause) -> str:
@@ -112,7 +151,7 @@ def _pool_draw(
     growth: float,
 ) -> list[Breakdown]:
     """One process on one pool."""
-    size = {"rack": pool.nodes_per_rack, "row": pool.nodes_per_rack * pool.racks_per_pod}.get(process, 1)
+    size = _size(process, pool)
     count = -(-pool.nodes // size)
     rates = np.array([one.per_place_day for one in causes])
     total = float(rates.sum()) * count / S_PER_DAY * (1.0 if process == "maintenance" else growth)

@@ -33,7 +33,14 @@ PolicyName = Literal[
 """`simulate.scenario_policy` says what each is."""
 OrderName = Literal["arrival", "shortest", "smallest", "largest", "smallest-area"]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Price = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Seconds = Annotated[float, Meta(ge=1)]
+"""Between two looks at the same: with less, time hardly passes."""
 Seed = Annotated[int, Meta(ge=0, le=2**53)]
+INSTANT_LIMIT_S: Final = 1e12
+"""Thirty thousand years: past that, seconds as floating-point numbers are too coarse for a ledger of nanoseconds."""
+Instant = Annotated[float, Meta(ge=0, le=INSTANT_LIMIT_S)]
+Duration = Annotated[float, Meta(gt=0, le=INSTANT_LIMIT_S)]
 DEVICES_LIMIT: Final = 2**31 - 1
 """Of one job: what traces are read with (`workload.trace`), and far above any fleet."""
 
@@ -42,7 +49,7 @@ class Generator(Spec, frozen=True, kw_only=True):
     """Jobs that are drawn: synthetic, after published aggregates."""
 
     name: GeneratorName
-    jobs: Count
+    jobs: Annotated[int, Meta(ge=1, le=10_000_000)]
     load: Positive | None = None
     """Device-seconds asked for over those there are. Needed, except with `lublin`, which has arrivals of its own,
     Acme's two (0.55), Sia's two (as many jobs an hour as in the publication: 20) and `gavel` (6 an hour). Of the last
@@ -57,11 +64,11 @@ class ListedJob(Spec, frozen=True, kw_only=True):
     """One job, written down."""
 
     id: str
-    submit_s: NonNegative = 0.0
+    submit_s: Instant = 0.0
     devices: Annotated[int, Meta(ge=1, le=DEVICES_LIMIT)]
-    run_s: Positive
+    run_s: Duration
     """How long it runs once it started, undisturbed; no policy sees it."""
-    estimate_s: Positive | None = None
+    estimate_s: Duration | None = None
     """What its user says; None: the run time."""
     tenant: str = ""
     user: str = ""
@@ -164,7 +171,7 @@ class Policy(Spec, frozen=True, kw_only=True):
     half_life_s: Positive | None = None
     """Of what a tenant used."""
     age_most_s: Positive | None = None
-    refresh_s: Positive | None = None
+    refresh_s: Seconds | None = None
     favour_small: bool | None = None
     predictor: Literal["estimate", "user-means", "learned"] | None = None
     """Of run times: what users say, the mean of the user's past jobs of that size, or forests grown from past jobs."""
@@ -189,11 +196,12 @@ class Policy(Spec, frozen=True, kw_only=True):
     guard_share: Share | None = None
     """Of the devices that may be used so."""
     review_s: NonNegative | None = None
+    """Between two looks at who should be stopped while nothing happens: 1 s at least; 0: never."""
     objective: Literal["max-min", "makespan", "finish-time", "cheapest"] | None = None
     """What Gavel's program maximises."""
     solver: Literal["marginal", "program"] | None = None
     """Of elastic resizing: by marginal speed-up (Pollux' way), or Sia's integer program."""
-    round_s: Positive | None = None
+    round_s: Seconds | None = None
     """Between two decisions of `gavel` and `elastic`."""
     # Around any policy that can be told of it (`simulate.scenario_around`).
     lending: Lend | None = None
@@ -221,7 +229,7 @@ class Lemons(Spec, frozen=True, kw_only=True):
 class Upkeep(Spec, frozen=True, kw_only=True):
     """Announced maintenance, node by node."""
 
-    every_s: Positive
+    every_s: Annotated[float, Meta(ge=60)]
     """Of one node."""
     duration_s: Positive
     announced_s: NonNegative = 0.0
@@ -230,13 +238,13 @@ class Upkeep(Spec, frozen=True, kw_only=True):
 class ListedFault(Spec, frozen=True, kw_only=True):
     """One fault, written down."""
 
-    at_s: NonNegative
+    at_s: Instant
     node: str
     """`<pool>-<index>`."""
     course: Course = "repair"
     cause: str = "listed"
     """In anybody's words."""
-    duration_s: Positive | None = None
+    duration_s: Duration | None = None
     """Away, slow, or until the corruption is noticed. Needed but with `in_place`; in a run file's run None is for
     good."""
     factor: Fraction | None = None
@@ -285,7 +293,7 @@ class FaultModel(Spec, frozen=True, kw_only=True):
 class Grid(Spec, frozen=True, kw_only=True):
     """Energy by the hour. What is said here goes before the fleet's sites."""
 
-    price_per_kwh: float | tuple[float, ...] | None = None
+    price_per_kwh: Price | tuple[Price, ...] | None = None
     """One price, or one for each hour from the beginning of the scenario; when they are over they begin anew, so 24
     are a day's and 168 a week's. An hour may have a negative price."""
     hours: str = ""
@@ -348,13 +356,13 @@ class TuningPlan(Spec, frozen=True, kw_only=True):
 
     parameters: tuple[str, ...] = ()
     """Of the policy: which are searched, like `spell` or `weights.age`. Empty: all."""
-    week_s: Positive = 604_800.0
+    week_s: Annotated[float, Meta(ge=60)] = 604_800.0
     """Length of the periods that the workload is cut into."""
     past: Fraction = 0.6
     """Of them: what is searched; the others prove."""
-    candidates: Annotated[int, Meta(ge=2)] = 27
+    candidates: Annotated[int, Meta(ge=2, le=10_000)] = 27
     """Settings that are drawn."""
-    refinements: Annotated[int, Meta(ge=0)] = 9
+    refinements: Annotated[int, Meta(ge=0, le=10_000)] = 9
     """Further ones around the best."""
 
 
@@ -378,7 +386,7 @@ class Scenario(Spec, frozen=True, kw_only=True):
     power: Grid | None = None
     tuning: TuningPlan | None = None
     """Of `--tune`. None: weeks, six of ten of them to search."""
-    until_s: Positive | None = None
+    until_s: Duration | None = None
     """What has not ended by then is counted as it stands. None: until all jobs ended."""
     seed: Seed = 0
     """Every draw is a pure function of it."""

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeVar, cast
 import numpy as np
 
 from myriarch.cost.failures import DEFAULT_PER_NODE_DAY
-from myriarch.cost.spares import DEFAULT_REPAIR_S, DEFAULT_REPAIR_SHARE
+from myriarch.cost.spares import DEFAULT_REPAIR_S, DEFAULT_REPAIR_SHARE, mean_repair_s
 from myriarch.errors import SpecError
 from myriarch.schedule.capped import Capped, Watts
 from myriarch.schedule.defragmentation import Defragmenting
@@ -30,7 +30,6 @@ from myriarch.schedule.preference import CheapestRight, Offer
 from myriarch.schedule.scheduler import Scheduler
 from myriarch.schedule.sparing import Changing, Sparing
 from myriarch.schedule.speed import Speeds
-from myriarch.simulate.rates import LANL_MEAN_S, LANL_MEDIAN_S
 from myriarch.simulate.scenario import FaultModel, Grid, Policy
 from myriarch.simulate.scenario_faults import rates_of
 from myriarch.simulate.scenario_options import Defragment, Lend, PowerLimit, SparesByRisk
@@ -108,8 +107,11 @@ def preference(policy: Policy, fleet: Fleet) -> CheapestRight | None:
 def _moving(scheduler: Scheduler, policy: Policy, option: str) -> Moving:
     if isinstance(scheduler, Moving):
         return scheduler
-    hint = "leave out `workload.scaling`, or take a ranked policy" if policy.name == "myriarch" else "take `easy`"
-    raise SpecError(f"`{policy.name}` cannot move jobs for `{option}`", path=f"policy.{option}", hint=hint)
+    raise SpecError(f"`{policy.name}` cannot move jobs for `{option}`", path=f"policy.{option}", hint=_instead(policy))
+
+
+def _instead(policy: Policy) -> str:
+    return "leave out `workload.scaling`, or take a ranked policy" if policy.name == "myriarch" else "take `easy`"
 
 
 def _chip(pool: Pool) -> Chip:
@@ -235,7 +237,7 @@ def _spans(prices: Iterable[float], caps_w: Iterable[float]) -> tuple[Hour, ...]
 
 def _sparing(scheduler: Scheduler, policy: Policy, said: SparesByRisk, told: Surroundings) -> Sparing:
     if not isinstance(scheduler, Changing):
-        raise SpecError(f"`{policy.name}` is not told of spares", path="policy.spares", hint="take `easy`")
+        raise SpecError(f"`{policy.name}` is not told of spares", path="policy.spares", hint=_instead(policy))
     lends = set() if policy.lending is None else {one.pool for one in policy.lending.services}
     pools = [pool for pool in told.fleet.pools if pool.name not in lends]
     risks = {pool.name: _risk(said, pool, told.faults) for pool in pools}
@@ -262,8 +264,7 @@ def _known_risk(pool: Pool, faults: FaultModel | None) -> tuple[float, float]:
     if faults is None or faults.log or faults.listed:
         if pool.failures is None:
             return DEFAULT_PER_NODE_DAY * DEFAULT_REPAIR_SHARE, DEFAULT_REPAIR_S
-        median_s = pool.failures.repair_s  # a pool's is the median
-        return pool.failures.per_node_day * DEFAULT_REPAIR_SHARE, median_s * LANL_MEAN_S / LANL_MEDIAN_S
+        return pool.failures.per_node_day * DEFAULT_REPAIR_SHARE, float(mean_repair_s(pool.failures.repair_s))
     away = [cause for cause in rates_of(faults, pool).causes if cause.course == "repair" and cause.scope == "node"]
     rate = sum(cause.per_place_day for cause in away)
     if not rate:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from myriarch.cost.failures import DEFAULT_PER_NODE_DAY
-from myriarch.cost.spares import DEFAULT_REPAIR_SHARE
+from myriarch.cost.spares import DEFAULT_REPAIR_SHARE, mean_repair_s
 from myriarch.errors import SpecError, UsageError
 from myriarch.event.base import Value
 from myriarch.schedule.layout import PoolLayout
@@ -20,8 +20,6 @@ from myriarch.simulate.faults import Fault
 from myriarch.simulate.rates import (
     FAIL_SLOW,
     HARDWARE,
-    LANL_MEAN_S,
-    LANL_MEDIAN_S,
     ROW,
     SWITCH,
     Cause,
@@ -170,7 +168,7 @@ def _own(faults: FaultModel, pool: Pool) -> FaultRates:
     if faults.repair_s is not None:
         repair = like_lanl(faults.repair_s)
     elif said is not None:
-        repair = like_lanl(said.repair_s * LANL_MEAN_S / LANL_MEDIAN_S)  # a pool's is the median
+        repair = like_lanl(float(mean_repair_s(said.repair_s)))
     return plain(
         per_node_day,
         repair=repair,

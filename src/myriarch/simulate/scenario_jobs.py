@@ -27,6 +27,8 @@ from myriarch.simulate.workload.sia import drawn_rows, profiles, read_sia, sia_w
 from myriarch.simulate.workload.tasks import Estimates, tasks_of, told_s
 from myriarch.simulate.workload.trace import Problem, Trace
 
+LONGEST_S: Final = 1e16
+"""Beyond it instants are coarser than a second, and time stands still."""
 PROBLEMS_SHOWN: Final = 20
 """Lines that are told one by one; all are counted."""
 TRAITS: Final = 1
@@ -85,6 +87,13 @@ def tasks_for(workload: Workload, *, devices: int, seed: int) -> Taken:
             f"{taken.intake.source} has no job to simulate" + (f": {told}" if told else ""),
             path="workload",
             hint="name another file, or a wider window",
+        )
+    last_s = max(taken.tasks[-1].job.submit_s, *(task.run_s for task in taken.tasks))
+    if not last_s <= LONGEST_S:
+        raise SpecError(
+            f"{taken.intake.source} has a job that comes, or runs, after {last_s:g} s",
+            path="workload",
+            hint="use a higher `load`, or drop what nobody waits for",
         )
     return taken
 

@@ -27,7 +27,7 @@ class Service(Spec, frozen=True, kw_only=True):
     load: tuple[Load, ...]
     """Share of them that it needs: 24 numbers, by hour of the day from midnight. `power.begins_hour` says at which
     hour the scenario begins."""
-    notice_s: Positive
+    notice_s: Annotated[float, Meta(ge=1, le=86_400)]
     """How long before they are needed devices are asked back. Only jobs that may be preempted, and save within it,
     are lent to."""
 
@@ -36,7 +36,7 @@ class Lend(Spec, frozen=True, kw_only=True):
     """Services that lend (Lyra)."""
 
     services: tuple[Service, ...]
-    step_s: Annotated[float, Meta(ge=1, le=3600)] = STEP_S
+    step_s: Annotated[float, Meta(ge=60, le=3600)] = STEP_S
     """Between two looks at what services will need; divides the hour."""
 
 
@@ -63,10 +63,10 @@ class PowerLimit(Spec, frozen=True, kw_only=True):
 class SparesByRisk(Spec, frozen=True, kw_only=True):
     """As many nodes are kept back in each pool as the risk of the running gangs is worth."""
 
-    per_node_day: NonNegative | None = None
+    per_node_day: Annotated[float, Meta(ge=0, le=1000)] | None = None
     """Failures that take a node away. None: those of the scenario's `faults`, else the pools' own."""
-    repair_s: Positive | None = None
+    repair_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None
     """Mean. None: likewise."""
-    review_s: Annotated[float, Meta(ge=1)] = REVIEW_S
+    review_s: Annotated[float, Meta(ge=60)] = REVIEW_S
     most_share: Annotated[float, Meta(ge=0, lt=1)] = MOST_SHARE
     """Of a pool's nodes, at most."""

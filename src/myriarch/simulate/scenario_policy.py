@@ -141,6 +141,8 @@ def check_policy(policy: Policy, *, by_number: bool, fleet: Fleet | None = None,
         tell("policy.name", f"`{policy.name}` cannot do `placement: {placing}`; use {listed(placements)}")
     if policy.name == "conservative" and policy.depth is not None and by_number:
         tell("policy.depth", "with `placement: numbers` everybody has a promise; remove it")
+    if policy.review_s is not None and 0 < policy.review_s < 1:
+        tell("policy.review_s", f"{policy.review_s:g} s lets time hardly pass; use 1 s or more, or 0 for never")
     _check_thresholds(policy.thresholds_device_s or (), tell)
     able = {option: _unable(policy.name, option, by_number=by_number) for option in OPTIONS}
     check_options(policy, able=able, fleet=fleet, tell=tell)

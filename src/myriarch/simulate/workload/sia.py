@@ -242,7 +242,7 @@ def sia_workload(
 ) -> SiaWorkload:
     """Tasks and speeds of a workload's rows.
 
-    The start of a job's first run is part of its work, as in Sia's simulator; later ones are its `restart_s`. Exact
+    A job's first start takes as long as later ones, as in Sia's simulator, on whatever devices. Exact
     estimates are what a user knows who trains a set number of epochs and has a profile.
     """
     elastic = tuning == "elastic"
@@ -253,7 +253,7 @@ def sia_workload(
             application=row["application"], devices=int(row["num_replicas"]), batch=float(row["batch_size"])
         )
         application = profiles().applications[about.application]
-        run_s = application.iterations / _reference_per_s(about, elastic) + application.restart_s
+        run_s = application.iterations / _reference_per_s(about, elastic)
         trained[JobId(row["name"])] = about
         job = Job(
             id=JobId(row["name"]),
@@ -266,7 +266,7 @@ def sia_workload(
             restart_s=application.restart_s,
             tenant=about.application,
         )
-        tasks.append(Task(job=job, run_s=run_s))
+        tasks.append(Task(job=job, run_s=run_s, start_s=application.restart_s))
     return SiaWorkload(tasks=tuple(tasks), speeds=SiaSpeeds(trained, tuning=tuning))
 
 

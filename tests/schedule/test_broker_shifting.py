@@ -1,0 +1,253 @@
+"""The shifting broker: what it begins at once, holds, stops and moves; and the program of hours beneath it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from myriarch.errors import SpecError
+from myriarch.schedule.broker_dial import LEAST_JOBS, Dial
+from myriarch.schedule.broker_hours import Hours, Lifetimes, Stops, outlook
+from myriarch.schedule.broker_market import Market, Offer, Request, Voucher, Window
+from myriarch.schedule.broker_shifting import Action, Shifting, View
+from myriarch.spec.fleet import Chip
+
+CHIP = Chip(id="any", rate_flops_per_s={"bf16": 1e14}, memory_bytes=8e10)
+HOUR_S = 3600.0
+DAY_S = 86_400.0
+VALLEY = (0.1,) * 8 + (1.0,) * 16
+"""Cheap from midnight to eight."""
+STOPS = Stops(save_s=60.0, load_s=300.0, move_s=1800.0)
+
+
+def view(
+    *pools: str, hour: int = 18, energy: object = VALLEY, busy: str = "", vouchers: tuple[Voucher, ...] = ()
+) -> View:
+    offers = tuple(
+        Offer(
+            name=name, chip=CHIP, currency="CNY", power_per_device_w=1000.0,
+            energy_per_kwh=energy[name] if isinstance(energy, dict) else energy,  # type: ignore[arg-type]
+            windows=(Window(start_s=0.0, end_s=5 * DAY_S, devices=8),),
+        )
+        for name in pools
+    )  # fmt: skip
+    return View(
+        market=Market(
+            opens=f"2026-12-01T{hour:02d}:00+08:00",
+            horizon_s=5 * DAY_S,
+            currency="CNY",
+            offers=offers,
+            vouchers=vouchers,
+        ),
+        free={name: [(2 * HOUR_S if name in busy else 0.0, 5 * DAY_S, 8)] for name in pools},
+        begins_now=lambda job, pool: pool not in busy,
+    )
+
+
+def arrive(
+    broker: Shifting,
+    seen: View,
+    name: str = "j",
+    *,
+    hours: float = 4.0,
+    stops: Stops | None = None,
+    slowness_per_s: float | None = None,
+    now_s: float = 0.0,
+) -> tuple[Action, ...]:
+    return broker.submit(
+        Request(name=name, devices=2),
+        seen,
+        speed={offer.name: 1.0 for offer in seen.market.offers},
+        limit_s=2 * hours * HOUR_S,
+        lives=Lifetimes(np.full(100, hours * HOUR_S), most_s=hours * HOUR_S),
+        slowness_per_s=1 / (hours * HOUR_S) if slowness_per_s is None else slowness_per_s,
+        stops=stops,
+        now_s=now_s,
+    )
+
+
+def said(actions: tuple[Action, ...]) -> list[tuple[str, str, str]]:
+    return [(type(action).__name__.lower(), action.job, action.pool) for action in actions]
+
+
+def test_the_promise_decides_whether_to_wait() -> None:
+    """Four hours from 18 h on, the valley six hours away: it saves nine tenths of the bill for 1.5 of slowdown."""
+    patient, urgent = Shifting(promise=1.0), Shifting(promise=0.0)
+    assert said(arrive(urgent, view("p"))) == [("send", "j", "p")]
+    assert said(arrive(patient, view("p"))) == []
+    assert said(patient.wake(view("p", hour=23), now_s=5 * HOUR_S)) == []
+    assert said(patient.wake(view("p", hour=0), now_s=6 * HOUR_S)) == [("send", "j", "p")]
+    patient.check()
+    assert patient.dial.spent == pytest.approx(1.5)
+
+
+def test_a_wait_counts_in_the_end_as_it_was() -> None:
+    broker = Shifting(promise=1.0)
+    arrive(broker, view("p"))
+    broker.wake(view("p", hour=0), now_s=6 * HOUR_S)
+    broker.started("j", "p", now_s=6 * HOUR_S)
+    broker.ended("j", ran_s=HOUR_S, now_s=7 * HOUR_S)
+    assert broker.dial.spent == pytest.approx(6.0)
+    assert not broker.jobs
+
+
+def test_a_job_that_may_be_short_begins_at_once_and_is_stopped_when_it_has_lasted() -> None:
+    """A third of such jobs die within a minute: none is held; one that has run for two hours is another matter."""
+    broker = Shifting(promise=1.0)
+    runs_s = np.concatenate((np.full(33, 60.0), np.full(67, 10 * HOUR_S)))
+    sent = broker.submit(
+        Request(name="j", devices=2), view("p", hour=18), speed={"p": 1.0}, limit_s=20 * HOUR_S,
+        lives=Lifetimes(runs_s, most_s=10 * HOUR_S), slowness_per_s=0.33 / 60, stops=STOPS, now_s=0.0,
+    )  # fmt: skip
+    assert said(sent) == [("send", "j", "p")]
+    broker.started("j", "p", now_s=0.0)
+    stopped = broker.wake(view("p", hour=20), now_s=2 * HOUR_S)
+    assert said(stopped) == [("stop", "j", "p")]
+    assert "to go on costs" in stopped[0].reason
+    broker.check()
+    broker.stopped("j", now_s=2 * HOUR_S + 60.0)
+    assert broker.wake(view("p", hour=22), now_s=4 * HOUR_S) == ()
+    assert said(broker.wake(view("p", hour=0), now_s=6 * HOUR_S)) == [("send", "j", "p")]
+    broker.started("j", "p", now_s=6 * HOUR_S)
+    assert broker.jobs["j"].age_s(6 * HOUR_S + 300.0) == 2 * HOUR_S
+    assert broker.wake(view("p", hour=1), now_s=7 * HOUR_S) == ()
+
+
+def test_a_job_that_cannot_be_stopped_runs_on() -> None:
+    broker = Shifting(promise=0.0)
+    arrive(broker, view("p"), hours=10.0)
+    broker.started("j", "p", now_s=0.0)
+    broker.dial.promise = 10.0
+    assert broker.wake(view("p", hour=20), now_s=2 * HOUR_S) == ()
+
+
+def test_a_running_job_moves_where_it_is_cheaper_when_its_state_is_there() -> None:
+    dear, cheap = 1.0, 0.2
+    broker = Shifting(promise=0.2)
+    arrive(broker, view("p", "q", energy={"p": cheap, "q": dear}), hours=20.0, stops=STOPS)
+    broker.started("j", "p", now_s=0.0)
+    turned = {"p": dear, "q": cheap}
+    assert said(broker.wake(view("p", "q", energy=turned), now_s=HOUR_S)) == [("stop", "j", "p")]
+    broker.stopped("j", now_s=HOUR_S + 60.0)
+    assert broker.wake(view("p", "q", energy=turned), now_s=HOUR_S + 120.0) == ()  # on the road
+    assert said(broker.wake(view("p", "q", energy=turned), now_s=2 * HOUR_S)) == [("send", "j", "q")]
+
+
+def test_who_waits_for_devices_waits_in_a_queue_and_keeps_the_turn() -> None:
+    broker = Shifting(promise=0.0)
+    assert said(arrive(broker, view("p", busy="p", energy=1.0))) == [("send", "j", "p")]
+    assert broker.wake(view("p", busy="p", energy=1.0), now_s=60.0) == ()
+    both = view("p", "q", busy="p", energy=1.0)
+    broker.jobs["j"].speed = {"p": 1.0, "q": 1.0}
+    assert said(broker.wake(both, now_s=120.0)) == [("recall", "j", "p"), ("send", "j", "q")]
+
+
+def test_a_voucher_draws_jobs_while_it_lasts() -> None:
+    voucher = Voucher(
+        name="v",
+        currency="CNY",
+        share=0.5,
+        valid_from="2026-12-01T00:00",
+        valid_until="2026-12-03T00:00",
+        offers=("q",),
+    )
+    broker = Shifting(promise=0.0)
+    energy = {"p": 0.8, "q": 1.0}
+    assert said(arrive(broker, view("p", "q", energy=energy), "a")) == [("send", "a", "p")]
+    assert said(arrive(broker, view("p", "q", energy=energy, vouchers=(voucher,)), "b")) == [("send", "b", "q")]
+
+
+def test_wrong_use() -> None:
+    broker = Shifting(promise=0.1)
+    arrive(broker, view("p"))
+    with pytest.raises(SpecError, match="is open already"):
+        arrive(broker, view("p"))
+    with pytest.raises(SpecError, match="in no pool"):
+        broker.submit(
+            Request(name="k", devices=1), view("p"), speed={"q": 1.0}, limit_s=1.0, lives=Lifetimes(np.ones(1)),
+            slowness_per_s=1.0, stops=None, now_s=0.0,
+        )  # fmt: skip
+    with pytest.raises(SpecError, match="no slowdown"):
+        Dial(promise=-0.1)
+    with pytest.raises(SpecError, match="ascending"):
+        Lifetimes(np.array([2.0, 1.0]))
+
+
+def test_slowdown_gets_dearer_as_the_promise_is_used_up() -> None:
+    dial = Dial(promise=0.1)
+    for _ in range(LEAST_JOBS):
+        dial.came(7.0)
+    prices = []
+    for _ in range(5):
+        prices.append(dial.price)
+        dial.waited(0.5)
+    assert prices == sorted(prices)
+    assert prices[3] == pytest.approx(7.0)
+    assert dial.price == math.inf
+
+
+def test_lifetimes() -> None:
+    lives = Lifetimes(np.array([100.0, 200.0, 400.0]), most_s=500.0)
+    ages = np.array([0.0, 150.0, 450.0, 1000.0])
+    assert lives.alive(ages)[0] == 1.0
+    assert (np.diff(lives.alive(ages)) < 0).all()
+    assert lives.left_s(ages)[1] == pytest.approx((200.0 + 489.2) / 2 - 150.0, rel=0.01)
+    assert lives.left_s(ages)[3] == 1000.0
+    assert lives.slowness_per_s(ages)[0] == pytest.approx((1 / 100 + 1 / 200 + 1 / 489.2) / 3, rel=0.01)
+    assert lives.slowness_per_s(ages)[3] == 0.5 / 1000
+
+
+def brute(prices: list[list[float]], *, left: int, wait: float) -> float:
+    """The least cost of so many hours of certain work, by trying every way: each hour in a pool, or none.
+
+    A stop and a load take a tenth of an hour each; the last hour is used by half, as of jobs that end anywhere in it.
+    """
+
+    def cheapest(hour: int, where: int | None, todo: int) -> float:
+        if todo == 0:
+            return 0.0
+        if hour == len(prices[0]):
+            return math.inf
+        leave = 0.0 if where is None else 0.1 * (prices[where][hour] + wait)
+        ways = [leave + wait + cheapest(hour + 1, None, todo)]
+        for pool, row in enumerate(prices):
+            enter = 0.0 if pool == where else leave + 0.1 * (row[hour] + wait)
+            ways.append(enter + row[hour] * (0.5 if todo == 1 else 1.0) + cheapest(hour + 1, pool, todo - 1))
+        return min(ways)
+
+    return cheapest(0, 0, left)
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 2).flatmap(
+        lambda pools: st.lists(
+            st.lists(st.integers(1, 20).map(float), min_size=5, max_size=5), min_size=pools, max_size=pools
+        )
+    ),
+    st.integers(1, 3),
+    st.integers(0, 4).map(float),
+)
+def test_certain_jobs_cost_as_little_as_can_be(prices: list[list[float]], left: int, wait: float) -> None:
+    age_s = 10 * HOUR_S
+    run_s = age_s + left * HOUR_S
+    price = np.array([[*row, 25.0, 25.0, 25.0] for row in prices])  # dear after what is enumerated
+    found = outlook(
+        Hours(
+            edges_s=HOUR_S * np.arange(9.0),
+            price=price,
+            room=np.ones(price.shape, dtype=np.bool_),
+            speed=np.ones(len(price)),
+        ),
+        lives=Lifetimes(np.full(1000, run_s), most_s=run_s),
+        age_s=age_s,
+        price_per_slowdown=wait * run_s / HOUR_S,
+        stops=Stops(save_s=360.0, load_s=360.0, move_s=0.0),
+        at=0,
+    )
+    best = min(found.stay, found.wait, float(found.begin.min()))
+    assert best == pytest.approx(brute([row.tolist() for row in price], left=left, wait=wait), abs=0.1)

@@ -7,10 +7,14 @@ fleets, the node in the same place `trials` times (each time a spare takes it ov
 report splits incidents. Then torchrun's elastic agent restarts a worker of a program with a state of the same size
 (`torchrun_peer.py`).
 
+Then the same two with `recovery.healthy_groups: go_on`: time until the next step of the group that was not hit, which
+goes on without the other; and until the other steps with it again.
+
 stdout is a table, or JSON:
 
     {"machine", "state_bytes_per_worker", "worker": {"median_s", "times_s", "split_s": {phase: median}},
-     "node": {the same}, "torchrun": {"median_s", "times_s"}, "ratio": {"worker", "node"}}
+     "node": {the same}, "worker_go_on": {the same, "rejoined_median_s", "rejoined_times_s"}, "node_go_on": {the same},
+     "torchrun": {"median_s", "times_s"}, "ratio": {"worker", "node"}}
 
 `ratio` is torchrun's median over ours. A recovery that did not happen is null and counted, never left out.
 """
@@ -37,14 +41,21 @@ MODEL = {
 }  # fmt: skip
 STEPS_BETWEEN = 12
 """Long enough for the fleet to be steady and for copies of the newest snapshot to be safe."""
+STEPS_BETWEEN_GOING_ON = 60
+"""The healthy group steps while the other starts: it is to be back before the next kill."""
 SPARES_PER_FLEET = 5
 RUN_LIMIT_S = 600.0
+KINDS = ("", "_go_on")
+"""All begin anew from the newest snapshot; or the healthy group goes on."""
 PHASES = ("detect_s", "decide_s", "fork_s", "rendezvous_s", "restore_s", "other_s", "first_step_s")
 """As `report` splits an incident; `other` is building the model, attaching and the go of the controller."""
 
 
-def fleet(folder: Path, *, name: str, spares: int, targets: list[str]) -> list[dict[str, Any]]:
-    """Train with a kill every `STEPS_BETWEEN` steps; the report's incidents."""
+def fleet(
+    folder: Path, *, name: str, spares: int, targets: list[str], going_on: bool = False
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train with a kill every so many steps; the report's incidents."""
+    every = STEPS_BETWEEN_GOING_ON if going_on else STEPS_BETWEEN
     pool = {"chip": {"id": "cpu-core"}, "nodes": 2}
     files = {
         "fleet.yaml": {
@@ -54,13 +65,14 @@ def fleet(folder: Path, *, name: str, spares: int, targets: list[str]) -> list[d
         "model.yaml": MODEL,
         "run.yaml": {
             "name": name, "fleet": "fleet.yaml", "model": "model.yaml",
-            "steps": STEPS_BETWEEN * (len(targets) + 2), "seed": 1,
+            "steps": every * (len(targets) + 2), "seed": 1,
             "batch": {"sequences": 8, "micro_sequences": 2}, "shares": {"fast": 4, "slow": 4},
             "checkpoint": {"memory_every_steps": 2, "disk_every_steps": 1000},
             "chaos": [
-                {"at_step": STEPS_BETWEEN * (index + 1), "action": "kill", "target": target}
+                {"at_step": every * (index + 1), "action": "kill", "target": target}
                 for index, target in enumerate(targets)
             ],
+            "recovery": {"healthy_groups": "go_on" if going_on else "wait"},
         },
     }  # fmt: skip
     for file, content in files.items():
@@ -81,7 +93,11 @@ def summary(incidents: list[dict[str, Any]]) -> dict[str, Any]:
     for phase in PHASES:
         parts = [incident["split"][phase] for incident in incidents if incident["split"][phase] is not None]
         split[phase.removesuffix("_s")] = statistics.median(parts) if parts else None
-    return {"median_s": statistics.median(known), "times_s": times, "split_s": split}
+    found = {"median_s": statistics.median(known), "times_s": times, "split_s": split}
+    if any(incident["left_out"] for incident in incidents):
+        back = [incident["rejoined_s"] for incident in incidents]
+        found |= {"rejoined_median_s": statistics.median([t for t in back if t is not None]), "rejoined_times_s": back}
+    return found
 
 
 def state_bytes() -> int:
@@ -91,30 +107,38 @@ def state_bytes() -> int:
     return Model(**MODEL).parameters * 12 // 2  # type: ignore[arg-type]
 
 
+def workers(folder: Path, trials: int, *, going_on: bool) -> dict[str, Any]:
+    """A worker is killed so often."""
+    name = "worker-go-on" if going_on else "worker"
+    return summary(fleet(folder, name=name, spares=0, targets=["fast/1"] * trials, going_on=going_on))
+
+
+def nodes(folder: Path, trials: int, *, going_on: bool) -> dict[str, Any]:
+    """A node is killed so often, in several fleets."""
+    found: list[dict[str, Any]] = []
+    while len(found) < trials:
+        kills = min(SPARES_PER_FLEET, trials - len(found))
+        targets = [f"fast-{index + 1}" for index in range(kills)]
+        name = f"node-go-on-{len(found)}" if going_on else f"node-{len(found)}"
+        found += fleet(folder, name=name, spares=kills, targets=targets, going_on=going_on)
+    return summary(found)
+
+
 def measure(trials: int, peer_trials: int) -> dict[str, Any]:
-    """All three measurements, in this order, on this machine."""
+    """All measurements, in this order, on this machine."""
     with tempfile.TemporaryDirectory(prefix="myriarch-bench-") as name:
         folder = Path(name)
-        worker = summary(fleet(folder, name="worker", spares=0, targets=["fast/1"] * trials))
-        nodes: list[dict[str, Any]] = []
-        while len(nodes) < trials:
-            kills = min(SPARES_PER_FLEET, trials - len(nodes))
-            targets = [f"fast-{index + 1}" for index in range(kills)]
-            nodes += fleet(folder, name=f"node-{len(nodes)}", spares=kills, targets=targets)
-        node = summary(nodes)
+        ours = {f"worker{kind}": workers(folder, trials, going_on=bool(kind)) for kind in KINDS}
+        ours |= {f"node{kind}": nodes(folder, trials, going_on=bool(kind)) for kind in KINDS}
     peer = torchrun_peer.measure(peer_trials, state_bytes=state_bytes(), step_s=0.05, port=29731)
     known = [time for time in peer if time is not None]
     median = statistics.median(known) if known else None
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().partition('-')[0]}",
         "state_bytes_per_worker": state_bytes(),
-        "worker": worker,
-        "node": node,
+        **ours,
         "torchrun": {"median_s": median, "times_s": peer},
-        "ratio": {
-            kind: None if median is None else median / ours["median_s"]
-            for kind, ours in (("worker", worker), ("node", node))
-        },
+        "ratio": {kind: None if median is None else median / ours[kind]["median_s"] for kind in ("worker", "node")},
     }
 
 
@@ -122,21 +146,28 @@ def table(result: dict[str, Any]) -> str:
     """For people."""
     lines = [
         result["machine"],
-        f"{'':14}{'median':>9}{'worst':>9}  " + "".join(f"{phase[:-2]:>12}" for phase in PHASES),
+        f"{'':18}{'median':>9}{'worst':>9}  " + "".join(f"{phase[:-2]:>12}" for phase in PHASES),
     ]
-    for kind in ("worker", "node"):
+    for kind in (f"{hit}{kind}" for kind in KINDS for hit in ("worker", "node")):
         part = result[kind]
         worst = max(time for time in part["times_s"] if time is not None)
         lines.append(
-            f"{kind + ' lost':14}{part['median_s']:8.2f}s{worst:8.2f}s  "
+            f"{_said(kind):18}{part['median_s']:8.2f}s{worst:8.2f}s  "
             + "".join(f"{part['split_s'][phase.removesuffix('_s')] or 0.0:11.3f}s" for phase in PHASES)
         )
+    back = " and ".join(f"{result[kind + '_go_on']['rejoined_median_s']:.2f} s" for kind in ("worker", "node"))
+    lines.append(f"go on: the group that was hit steps with the others again after {back} (medians)")
     peer = result["torchrun"]
     failed = sum(time is None for time in peer["times_s"])
     median = "none" if peer["median_s"] is None else f"{peer['median_s']:.2f} s"
     lines.append(f"torchrun, a worker lost: median {median} of {len(peer['times_s'])}, {failed} did not come back")
     lines.append(f"torchrun takes {result['ratio']['worker']:.1f} times as long" if peer["median_s"] else "")
     return "\n".join(lines)
+
+
+def _said(kind: str) -> str:
+    hit, _, going_on = kind.partition("_")
+    return f"{hit} lost{', go on' if going_on else ''}"
 
 
 def main() -> None:

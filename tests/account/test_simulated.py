@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from myriarch.account import History, Report, build_ledger, build_report
+from myriarch.account.paint import paint
 from myriarch.cli.files import load_run
+from myriarch.event.ids import DeviceId
+from myriarch.event.spans import LEVEL_OF
 from myriarch.simulate import Fault, Simulation, simulate
 from myriarch.simulate.faults import FaultAction
 from myriarch.spec.run import ResolvedRun
+from myriarch.units import NS_PER_S
 
 STEPS = 60
 RUN = Path(__file__).parents[2] / "examples" / "two-pools" / "run.yaml"
@@ -66,12 +71,17 @@ def drawn(dice: random.Random) -> Fault:
     return Fault(action=action, target=target, at_step=at_step, duration_s=dice.choice([0.2, 2.0]), factor=0.5)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_drawn_faults(resolved: ResolvedRun, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("healthy_groups", "seed"), [*(("wait", seed) for seed in range(30)), *(("go_on", seed) for seed in range(30, 42))]
+)
+def test_drawn_faults(resolved: ResolvedRun, healthy_groups: Literal["wait", "go_on"], seed: int) -> None:
     """Every kept step counts once, every lost one is charged to an incident, and nearly nothing is unexplained."""
     dice = random.Random(seed)
     recovery = replace(
-        resolved.run.recovery, missing_group=dice.choice(["wait", "degrade"]), wait_limit_s=dice.choice([1.0, 30.0])
+        resolved.run.recovery,
+        missing_group=dice.choice(["wait", "degrade"]),
+        wait_limit_s=dice.choice([1.0, 30.0]),
+        healthy_groups=healthy_groups,
     )
     faults = tuple(drawn(dice) for _ in range(dice.randrange(1, 5)))
     simulation = simulate(replace(resolved, run=replace(resolved.run, recovery=recovery)), faults=faults)
@@ -101,3 +111,20 @@ def test_a_kill_is_charged_to_its_instant(resolved: ResolvedRun) -> None:
     parts = [part for part in msgspec.structs.astuple(incident.split) if part is not None]
     assert len(parts) == 7
     assert sum(parts) == pytest.approx(incident.first_step_s, abs=1e-6)
+
+
+def test_healthy_groups_pay_for_a_word_and_the_group_that_was_hit_for_its_way_back(resolved: ResolvedRun) -> None:
+    recovery = replace(resolved.run.recovery, healthy_groups="go_on")
+    fault = Fault(action="kill", target="fast-1", at_step=23)
+    simulation = simulate(replace(resolved, run=replace(resolved.run, recovery=recovery)), faults=(fault,))
+    history = History.from_records(simulation.records, simulation.spans)
+    (incident,) = accounted(simulation).incidents
+    assert (incident.lost_steps, incident.left_out, incident.choices) == (0, ("fast",), ("replace_node",))
+    assert incident.first_step_s is not None
+    assert incident.rejoined_s is not None
+    assert incident.first_step_s < incident.rejoined_s
+    spent_s: dict[str, float] = {}
+    for device in ("fast-2/0", "slow-0/0"):
+        painted = paint(history.claims[DeviceId(device)], start_ns=incident.fault_ns, end_ns=history.end_ns)
+        spent_s[device] = sum(one.duration_ns for one in painted if LEVEL_OF[one.leaf] == "fault") / NS_PER_S
+    assert spent_s["slow-0/0"] < 0.1 < 0.3 < spent_s["fast-2/0"] <= incident.rejoined_s

@@ -6,7 +6,8 @@ A file is a list of blocks: commands, a line `----`, and the actions that they m
     start fast=2+1 slow=2 steps=20 ...   a run: pools as nodes+spares, further settings of the run file
     join all | join fast-2 boot=b        agents join, all or one, the latter perhaps as another boot
     join fast-2 cold=yes | warmed fast-2 one whose zygote still imports torch, until it is warm
-    ready all | ready fast/0 digest=0f   workers report readiness for the incarnation that they were told of
+    ready all | ready fast/0 digest=0f   workers report readiness for the incarnation that they were told of, those of
+                                         groups that start beside it by name; step=8: of another step than was expected
     step 7                               every group completes steps up to 7
     snapshot 8 | seal 8 fast/0 | copy 8  a snapshot: all of it, one shard sealed, all copies made
     copy 8 fast/0 fast/1                 all copies of these shards are made
@@ -50,6 +51,7 @@ from myriarch.event.actions import (
     FromDisk,
     FromMemory,
     HoldWorkers,
+    Keep,
     LaunchWorkers,
     LogMembership,
     RejoinWorkers,
@@ -129,12 +131,14 @@ class Player:
         self.now_s = 1000.0
         self.resolved = resolved_run({})
         self.plans: dict[ShardKey, tuple[NodeId, WorkerPlan]] = {}
+        self.beside: dict[ShardKey, tuple[NodeId, WorkerPlan]] = {}
+        """Plans of groups that start beside the others."""
         self.alive: dict[ShardKey, NodeId] = {}
         self.boots: dict[str, str] = {}
         self.memory: dict[str, dict[tuple[Any, ...], HeldShard]] = {}
         self.drains: list[DrainShards] = []
         self.finish: FinishDrain | None = None
-        self.steps = 0
+        self.steps = self.kept = 0
         self.log: list[tuple[AnyEvent, float, tuple[AnyAction, ...]]] = []
 
     # --- commands ---------------------------------------------------------------------------------------------------
@@ -212,27 +216,28 @@ class Player:
             warm=True,
         )
 
-    def do_ready(self, *who: str, digest: str = "") -> Iterator[str]:
-        for key, (node, plan) in list(self.plans.items()):
-            if who != ("all",) and f"{key[0]}/{key[1]}" not in who:
+    def do_ready(self, *who: str, digest: str = "", step: str = "") -> Iterator[str]:
+        for key, (node, plan) in [*self.plans.items(), *self.beside.items()]:
+            if f"{key[0]}/{key[1]}" not in who and (who != ("all",) or key not in self.plans):
                 continue
             if key not in self.alive:
                 self.alive[key] = node
                 yield from self.take(
                     WorkerForked(node=node, group=key[0], rank=key[1], incarnation=plan.incarnation, pid=1)
                 )
-            step = Step(0) if not isinstance(plan.restore, FromMemory | FromDisk) else plan.restore.step
+            restored = getattr(plan.restore, "step", self.kept if isinstance(plan.restore, Keep) else 0)
+            at = Step(int(step) if step else restored)
             yield from self.take(
                 WorkerReady(
                     node=node,
                     group=key[0],
                     rank=key[1],
                     incarnation=plan.incarnation,
-                    step=step,
+                    step=at,
                     bridge_host="127.0.0.1",
                     bridge_port=9000,
                     state_bytes=SHARD_BYTES,
-                    digest=digest or (f"{1000 + step:x}" if key[1] == 0 else "0"),
+                    digest=digest or (f"{1000 + at:x}" if key[1] == 0 else "0"),
                     sequence_s={"fast": 0.01, "slow": 0.03}.get(key[0], 0.02) / plan.world_size,
                     snapshot_s=0.01,
                 )
@@ -325,7 +330,7 @@ class Player:
 
     def do_exit(self, who: str, cause: Any, incarnation: str = "") -> Iterator[str]:
         key = key_of(who)
-        node, plan = self.plans[key]
+        node, plan = self.plans.get(key) or self.beside[key]
         self.alive.pop(key, None)
         detail = {"user_error": "ValueError: wrong", "collective_error": "connection closed by peer"}.get(cause, "")
         yield from self.take(
@@ -441,14 +446,16 @@ class Player:
         match action:
             case Decide(to_step=int(step)):
                 self.plans = {}
-                self.steps = step
+                self.steps = self.kept = step
             case LaunchWorkers():
+                target = self.beside if "starts beside" in action.reason.text else self.plans
                 for plan in action.workers:
-                    self.plans[plan.group, plan.rank] = (action.node, plan)
+                    target[plan.group, plan.rank] = (action.node, plan)
                     self.alive.pop((plan.group, plan.rank), None)
             case RejoinWorkers():
                 for plan in action.workers:
                     self.plans[plan.group, plan.rank] = (action.node, plan)
+                    self.beside.pop((plan.group, plan.rank), None)
             case CommitSnapshot():
                 for node in action.nodes:
                     held = self.memory.get(node, {})
@@ -475,7 +482,7 @@ def resolved_run(options: dict[str, str]) -> ResolvedRun:
     pools, groups = [], []
     devices = int(options.get("devices", "1"))
     replicate = int(options.get("dp_replicate", "1"))
-    for name in ("fast", "slow"):
+    for name in ("fast", "slow", "far"):
         if name in options:
             nodes, _, spares = options[name].partition("+")
             count = int(nodes)
@@ -497,6 +504,7 @@ def resolved_run(options: dict[str, str]) -> ResolvedRun:
             copies=int(options.get("copies", "1")),
         ),
         recovery=Recovery(
+            healthy_groups="go_on" if options.get("healthy") == "go_on" else "wait",
             missing_group="degrade" if options.get("policy") == "degrade" else "wait",
             wait_limit_s=float(options.get("wait_limit", "30")),
         ),
@@ -551,6 +559,8 @@ def plan_told(plan: WorkerPlan) -> str:
         case FromMemory():
             sources = " ".join(f"{one.shard.group}/{one.shard.rank}@{one.node}" for one in plan.restore.shards)
             return f"{who} from step {plan.restore.step} {sources}{'' if plan.restore.same_layout else ' resharded'}"
+        case Keep():
+            return f"{who} keeps its state"
         case FromDisk():
             return f"{who} from {plan.restore.path.rpartition('/')[2]}"
         case _:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from myriarch.account.history import History
 from myriarch.event.actions import Decide, EndRun, StartSteps
-from myriarch.event.events import NodeExited, RunStarted, StepCompleted, WorkerExited, WorkerForked
+from myriarch.event.events import NodeExited, RunStarted, ShardSealed, StepCompleted, WorkerExited, WorkerForked
 from myriarch.event.journal import digest
 
 torch = pytest.importorskip("torch")
@@ -149,6 +150,55 @@ def test_replay_gives_the_same_actions_and_digest(launch: Any) -> None:
     assert digest(records) == digest(records)
 
 
+def test_healthy_groups_go_on_and_the_lost_one_takes_their_state(launch: Any) -> None:
+    """A worker is killed, then a node. No step is lost or done twice, no sample left out; all end with one state."""
+    launched = launch(
+        name="going-on", steps=5000, recovery={"healthy_groups": "go_on"},
+        chaos=[
+            {"at_step": 6, "action": "kill", "target": "slow/0"},
+            {"at_step": 40, "action": "kill", "target": "fast-1"},
+        ],
+    )  # fmt: skip
+    hits = [("restart_workers", ["fast"]), ("replace_node", ["slow"])]
+    launched.until(lambda: len(launched.actions(StartSteps)) == 5, "both groups are back")
+    launched.until(lambda: launched.events(StepCompleted)[-1].incarnation == 5, "they step")
+    launched.process.send_signal(signal.SIGINT)
+    code, _, err = launched.wait()
+    end = launched.actions(EndRun)[-1]
+    assert (end.outcome, code) == ("interrupted", 130), err
+    decided = launched.actions(Decide)
+    assert [(one.choice, list(one.groups)) for one in decided[1::2]] == hits
+    assert [(one.choice, list(one.groups)) for one in decided[2::2]] == [("readmit_group", ["fast", "slow"])] * 2
+    starts = launched.actions(StartSteps)
+    assert [[(share.group, share.count) for share in one.shares] for one in starts[1:4:2]] == [
+        [("fast", 8)],
+        [("slow", 8)],
+    ], "the others take the whole batch"
+    done = Counter((event.group, event.step) for event in launched.events(StepCompleted))
+    assert set(done.values()) == {1}, "no step was done twice"
+    assert {step for _, step in done} == set(range(1, end.step + 1))
+    assert consumed(launched)
+    assert Counter(consumed(launched)) == Counter(planned(launched, end.step))
+    sums: Counter[str] = Counter()
+    for event in launched.events(ShardSealed):
+        if event.shard.step == end.step:
+            sums[event.shard.group] += int(event.digest, 16)
+    assert len({total % 2**64 for total in sums.values()}) == 1, "one state"
+    incidents = History.from_records(launched.records(), ()).faults.incidents
+    assert [(one.left_out, one.lost_steps) for one in incidents] == [(("slow",), 0), (("fast",), 0)]
+    assert all(one.first_step_ns < one.rejoined_ns for one in incidents if one.first_step_ns and one.rejoined_ns)
+
+
+def planned(launched: Any, steps: int) -> list[int]:
+    """Sample ids of so many steps, as the seed has them."""
+    from myriarch.train.data import Corpus, read_corpus
+
+    resolved = next(event.resolved for event in launched.events(RunStarted))
+    run, context_tokens = resolved.run, resolved.model.context_tokens
+    corpus = Corpus(read_corpus(run.data), context_tokens=context_tokens, sequences=run.batch.sequences, seed=run.seed)
+    return [sample for step in range(steps) for sample in corpus.samples_of(step, range(run.batch.sequences))]
+
+
 def consumed(launched: Any) -> list[int]:
     """Sample ids of the kept history, from what each worker logged as it applied a step.
 
@@ -166,8 +216,6 @@ def consumed(launched: Any) -> list[int]:
 
 def test_every_sample_is_consumed_exactly_once(launch: Any) -> None:
     """With a lost worker and a lost node, the multiset of consumed sample ids equals the planned one."""
-    from myriarch.train.data import Corpus, read_corpus
-
     launched = launch(
         name="samples",
         chaos=[
@@ -177,13 +225,7 @@ def test_every_sample_is_consumed_exactly_once(launch: Any) -> None:
     )
     code, _, err = launched.wait()
     assert code in (0, 3), err
-    resolved = next(event.resolved for event in launched.events(RunStarted))
-    run, model = resolved.run, resolved.model
-    corpus = Corpus(
-        read_corpus(run.data), context_tokens=model.context_tokens, sequences=run.batch.sequences, seed=run.seed
-    )
-    planned = [sample for step in range(run.steps) for sample in corpus.samples_of(step, range(run.batch.sequences))]
-    assert Counter(consumed(launched)) == Counter(planned)
+    assert Counter(consumed(launched)) == Counter(planned(launched, 24))
 
 
 def _without_spare() -> list[dict[str, Any]]:

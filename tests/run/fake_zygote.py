@@ -31,7 +31,7 @@ import xxhash
 from myriarch.arena.beacon import Beacon
 from myriarch.arena.manifest import Manifest, record_of, write_manifest
 from myriarch.arena.slot import BLOCK_BYTES, Slot, SlotState
-from myriarch.event.actions import Fresh, FromDisk, FromMemory, WorkerPlan
+from myriarch.event.actions import Fresh, FromDisk, FromMemory, Keep, WorkerPlan
 from myriarch.event.ids import Step
 from myriarch.event.spans import Span
 from myriarch.wire.frames import Channel
@@ -113,6 +113,8 @@ class Toy:
         self.plan = plan
         self.hold = False
         match plan.restore:
+            case Keep():
+                pass
             case Fresh():
                 self.step, whole = 0, np.arange(NUMBERS, dtype=np.uint64)
                 self.state = whole[slice_of(plan)].copy()
@@ -150,6 +152,9 @@ class Toy:
         """Until the last step, a hold, or a word from the agent."""
         workers = sum(share.world_size for share in go.shares)
         steps = self.begin.resolved.run.steps
+        assert self.step == go.start_step
+        if self.step == steps and isinstance(self.plan.restore, Keep):
+            self.snapshot()
         while self.step < steps:
             start_ns = time.time_ns()
             self.beacon.set(self.plan.incarnation, self.step, "compute")

@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from myriarch.account.history import History
 from myriarch.cli.chaos import chaos
 from myriarch.control import Control
 from myriarch.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError
@@ -35,7 +36,7 @@ from myriarch.run.directory import Contact, read_json
 from myriarch.run.identity import client_context, read_token
 from myriarch.run.ledger_store import read_spans
 from myriarch.spec.fleet import Emulation
-from myriarch.spec.run import ChaosEvent
+from myriarch.spec.run import ChaosEvent, Recovery
 
 pytestmark = pytest.mark.processes
 
@@ -291,3 +292,35 @@ def test_slower_devices_are_said_to_be(launch: Any, tmp_path: Path, toy: Any) ->
     said = msgspec.json.decode(launched.attempt().emulation.read_bytes())
     assert said["fast-0"].startswith("50% of one core per device, by ")
     assert len(launched.actions(StartSteps)) == 1
+
+
+def test_healthy_groups_go_on_without_one_that_was_hit(
+    launch: Any, tmp_path: Path, toy: Any, state_after: Any
+) -> None:  # fmt: skip
+    """A worker dies, then a node whose place a spare takes. The others lose no step and wait for nobody; the group that
+    was hit starts beside them and takes their state. The result is that of no kill."""
+    recovery = Recovery(start_timeout_s=30.0, heartbeat_timeout_s=0.8, healthy_groups="go_on")
+    launched = launch(
+        toy(
+            "going-on", tmp_path, pools={"fast": (2, 1), "slow": (2, 0), "far": (1, 0)}, steps=120, recovery=recovery,
+            chaos=(
+                ChaosEvent(at_step=10, action="kill", target="slow/0"),
+                ChaosEvent(at_step=60, action="kill", target="fast-1"),
+            ),
+        ),
+        FAKE_STEP_S="0.02",
+    )  # fmt: skip
+    outcome = launched.end()
+    assert (outcome.outcome, outcome.step) == ("completed", 120)
+    assert choices(launched) == ["form", "restart_workers", "readmit_group", "replace_node", "readmit_group"]
+    decided = launched.actions(Decide)
+    assert [set(decision.groups) for decision in decided[1::2]] == [{"fast", "far"}, {"slow", "far"}]
+    assert all(decision.from_step == decision.to_step for decision in decided[1:])
+    done = [event for event in launched.events(StepCompleted) if event.group == "far"]
+    assert [event.step for event in done] == list(range(1, 121)), "no step was done twice"
+    assert {event.group for event in launched.events(StepCompleted) if event.incarnation == 4} == {"slow", "far"}
+    kept = [(event.group, event.rank) for event in launched.events(WorkerForked) if event.group == "far"]
+    assert kept == [("far", 0)], "its process was never started again"
+    assert replays(launched)
+    assert np.array_equal(launched.final_state(120), state_after(120))
+    assert History.from_records(launched.records(), ()).faults.incidents[0].left_out == ("slow",)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from myriarch.event.actions import Decide
 from myriarch.simulate import Fault, Timing, simulate
@@ -85,9 +86,16 @@ def by_control(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], 
     return told, simulation.end.outcome, simulation.end.step
 
 
+def going_on(resolved: ResolvedRun) -> ResolvedRun:
+    """The same job, whose healthy groups go on."""
+    recovery = replace(resolved.run.recovery, healthy_groups="go_on")
+    return replace(resolved, run=replace(resolved.run, recovery=recovery))
+
+
 def by_fleet(resolved: ResolvedRun, faults: list[Fault]) -> tuple[list[Told], str, int]:
     """The same by the simulator of large fleets."""
     terms = FleetTerms(
+        live=resolved.run.recovery.healthy_groups == "go_on",
         device_speed={"a": 1.0 / SEQUENCE_S},  # type: ignore[dict-item]
         state_bytes=1e5,
         detect_s={"signal 9": 0.022},
@@ -183,6 +191,12 @@ def test_the_same_decisions(name: str) -> None:
     assert by_fleet(resolved, faults) == by_control(resolved, faults)
 
 
+@pytest.mark.parametrize("name", list(PLAYS))
+def test_the_same_decisions_while_healthy_groups_go_on(name: str) -> None:
+    resolved, faults = PLAYS[name]
+    assert by_fleet(going_on(resolved), faults) == by_control(going_on(resolved), faults)
+
+
 def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
     """A job and faults between its saves, some at one instant. What strikes where nobody is strikes nobody."""
     dice = random.Random(seed)
@@ -209,3 +223,20 @@ def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
 def test_the_same_decisions_on_drawn_faults(seed: int) -> None:
     resolved, faults = drawn(seed)
     assert by_fleet(resolved, faults) == by_control(resolved, faults)
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_the_same_decisions_on_drawn_faults_while_healthy_groups_go_on(seed: int) -> None:
+    resolved, faults = drawn(seed)
+    assert by_fleet(going_on(resolved), faults) == by_control(going_on(resolved), faults)
+
+
+def test_healthy_groups_lose_no_step() -> None:
+    """What going on is for: no step is done twice, whoever is hit while somebody is whole."""
+    resolved, faults = PLAYS["four groups, three faults"]
+    told, outcome, _ = by_control(going_on(resolved), faults)
+    assert outcome == "completed"
+    assert [one[0] for one in told[1:]] == [
+        "replace_node", "readmit_group", "restart_workers", "readmit_group", "replace_node", "readmit_group",
+    ]  # fmt: skip
+    assert all(before == after for *_, before, after, _ in told[1:])

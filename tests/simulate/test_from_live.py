@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ from myriarch.simulate import Fault, Simulation, Timing, decisions, simulate
 from myriarch.simulate.from_live import Question, WhatIf, read_live, what_if
 from myriarch.simulate.from_live_fleet import read_fleet, world_of
 from myriarch.simulate.from_live_timing import read_timing
-from myriarch.spec.run import Checkpoint, ResolvedRun
+from myriarch.spec.run import Checkpoint, Recovery, ResolvedRun
 
 Make = Callable[..., ResolvedRun]
 Verify = Callable[[ResolvedRun, Simulation], None]
@@ -119,11 +120,12 @@ def test_it_goes_on_as_it_really_did(real: tuple[Record, ...]) -> None:
     assert answer.later_s.p10 > 0.0
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(("devices", "healthy_groups"), [(1, "wait"), (2, "wait"), (1, "go_on")])
 def test_from_any_record_on_it_comes_to_a_good_end(
-    make: Make, timing: Timing, verified: Verify, devices: int
-) -> None:  # fmt: skip
-    resolved = make(devices=devices, steps=18, slow=(2, 1))
+    make: Make, timing: Timing, verified: Verify, devices: int, healthy_groups: Literal["wait", "go_on"]
+) -> None:
+    recovery = Recovery(heartbeat_timeout_s=1.0, healthy_groups=healthy_groups)
+    resolved = make(devices=devices, steps=18 if healthy_groups == "wait" else 30, slow=(2, 1), recovery=recovery)
     whole = simulate(resolved, faults=HARD, timing=timing)
     for cut in range(1 + devices, len(whole.records), 17):
         control, fleet, records = read_fleet(whole.records[:cut])

@@ -29,6 +29,8 @@ from myriarch.event.ids import DeviceId, GroupId, Incarnation, NodeId, Rank, dev
 from myriarch.event.spans import LEVEL_OF, Leaf
 
 Stage = Literal["none", "launched", "forked", "ready", "stepping", "held", "gone", "benched"]
+_STARTING: tuple[Stage, ...] = ("launched", "forked", "ready")
+"""On the way; where the others step without its group, it starts beside them."""
 _IN_JOB: frozenset[Stage] = frozenset({"launched", "forked", "ready", "stepping", "held", "gone"})
 
 
@@ -162,8 +164,10 @@ class _Walk:
         self._formed = True
         self._groups = frozenset(share.group for share in start.shares)
         for device in self._devices.values():
-            if device.stage != "none":
+            if device.group in self._groups:
                 device.stage = "stepping" if device.incarnation == start.incarnation else "benched"
+            elif device.stage not in ("none", *_STARTING):
+                device.stage = "benched"
         self._refresh(self._devices.values(), at_ns)
 
     def _refresh(self, devices: Iterable[_Device], at_ns: int) -> None:

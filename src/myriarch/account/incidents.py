@@ -87,6 +87,10 @@ class Incident(Value, frozen=True, kw_only=True):
     first_step_ns: int | None = None
     lost_steps: int | None = None
     """Completed steps that it cost: to be done again, or gone with the run. None: not known yet."""
+    left_out: tuple[GroupId, ...] = ()
+    """Groups that stepped before it and that the others went on without."""
+    rejoined_ns: int | None = None
+    """All of those that the run was to have stepped again."""
 
     @property
     def decided_ns(self) -> int | None:
@@ -192,6 +196,8 @@ class _Reader:
         self._open: set[int] = set()
         """Incidents that have been decided about and have no first step yet."""
         self._planned: list[Decision] = []
+        self._groups: tuple[GroupId, ...] = ()
+        """Those that step, or stepped last."""
         self._forks: dict[Worker, int] = {}
         self._last_step_ns = -1
 
@@ -339,8 +345,10 @@ class _Reader:
         # A decision answers everything that was known when it was made.
         self._troubles = []
         incident = self._incidents[decide.incident]
+        out = tuple(group for group in self._groups if starts and group not in decide.groups)
         self._incidents[decide.incident] = replace(
             incident,
+            left_out=(*incident.left_out, *out),
             decisions=(*incident.decisions, decision),
             lost_nodes=tuple(dict.fromkeys((*incident.lost_nodes, *decide.lost_nodes))),
             lost_workers=tuple(dict.fromkeys((*incident.lost_workers, *decide.lost_workers))),
@@ -384,7 +392,7 @@ class _Reader:
         for number in self._open:
             incident = self._incidents[number]
             decided_ns = incident.decided_ns
-            waits = incident.restored_ns is None and decided_ns is not None
+            waits = incident.restored_ns is None and decided_ns is not None and event.group not in incident.left_out
             if not waits or event.incarnation < (incident.incarnation or self._incarnation + 1):
                 continue
             self._incidents[number] = replace(
@@ -395,6 +403,10 @@ class _Reader:
 
     def _started(self, at_ns: int, start: StartSteps) -> None:
         self._incarnation = max(self._incarnation, start.incarnation)
+        self._groups = tuple(share.group for share in start.shares)
+        for number, incident in self._incidents.items():
+            if incident.left_out and incident.rejoined_ns is None and set(incident.left_out) <= set(self._groups):
+                self._incidents[number] = replace(incident, rejoined_ns=at_ns)
         for number in sorted(self._open):
             incident = self._incidents[number]
             began = incident.incarnation

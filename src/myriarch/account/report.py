@@ -81,6 +81,10 @@ class IncidentReport(Value, frozen=True, kw_only=True):
     lost_workers: tuple[str, ...]
     """`<group>/<rank>`."""
     split: IncidentSplit
+    left_out: tuple[GroupId, ...] = ()
+    """Groups that the others went on without."""
+    rejoined_s: float | None = None
+    """Until they stepped with the others again."""
 
 
 class RunReport(Value, frozen=True, kw_only=True):
@@ -284,6 +288,8 @@ def _incident(incident: Incident, history: History) -> IncidentReport:
         lost_nodes=incident.lost_nodes,
         lost_workers=tuple(f"{group}/{rank}" for group, rank in incident.lost_workers),
         split=_split(incident),
+        left_out=incident.left_out,
+        rejoined_s=since_fault(incident.rejoined_ns),
     )
 
 

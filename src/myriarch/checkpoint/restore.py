@@ -6,16 +6,19 @@ group finds all its shards, each from its nearest intact copy:
     its own slot -> a copy on another node -> the same shard of a twin group with the same layout
     -> all shards of some group's complete copy, from which DCP reshards
 
+Groups that nobody doubts may also keep the state that they have (`plan_to_keep`); others then take theirs from a
+snapshot of the same step.
+
 On disk it is the newest durable checkpoint; and where there is none, the initial weights, which are a pure function of
 the run's seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 
 from myriarch.checkpoint.commit import Snapshot
-from myriarch.event.actions import Fresh, FromDisk, FromMemory, Restore, ShardSource
+from myriarch.event.actions import Fresh, FromDisk, FromMemory, Keep, Restore, ShardSource
 from myriarch.event.base import Value
 from myriarch.event.ids import GroupId, NodeId, Step
 from myriarch.event.layout import GroupLayout, ShardKey, node_order
@@ -33,7 +36,7 @@ class RestorePlan(Value, frozen=True, kw_only=True):
 
     step: Step
     tier: str
-    """`memory`, `disk` or `fresh`."""
+    """`memory`, `disk` or `fresh`; `live`: all keep the state that they have."""
     text: str
     """Why this one."""
     by_worker: Mapping[ShardKey, Restore]
@@ -61,6 +64,40 @@ def plan_restore(
         text=text,
         by_worker={key: source for layout in layouts for key in layout.shard_keys()},
     )
+
+
+def plan_to_keep(
+    layouts: Sequence[GroupLayout],
+    keeps: Collection[GroupId],
+    *,
+    step: Step,
+    committed: Snapshot | None,
+    durable: Durable | None,
+) -> RestorePlan | None:
+    """Groups of `keeps` go on from the state of `step`, which they have; the others of `layouts` take it from a
+    snapshot. None: there is none of that step that is whole for them."""
+    by_worker: dict[ShardKey, Restore] = {
+        key: Keep() for layout in layouts if layout.group in keeps for key in layout.shard_keys()
+    }
+    others = [layout for layout in layouts if layout.group not in keeps]
+    text = kept_text(len(layouts) - len(others), step=step)
+    if not others:
+        return RestorePlan(step=step, tier="live", text=text, by_worker=by_worker)
+    saved = plan_restore(others, committed=committed, durable=durable)
+    if saved.step != step:
+        return None
+    return RestorePlan(
+        step=step,
+        tier=saved.tier,
+        text=text if by_worker else saved.text,
+        by_worker={**by_worker, **saved.by_worker},
+        remote_shards=saved.remote_shards,
+    )
+
+
+def kept_text(groups: int, *, step: int) -> str:
+    """What is said of groups that go on from the state that they have."""
+    return f"{groups} healthy {'group goes' if groups == 1 else 'groups go'} on with step {step}"
 
 
 def complete_copy(

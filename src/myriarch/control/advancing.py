@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from myriarch.checkpoint.restore import complete_copy
 from myriarch.control.drift import GAIN_LEAST, REST_STEPS, step_s
 from myriarch.control.finishing import finish, try_to_end
+from myriarch.control.forming import Choice, assign_groups, form, restore_keeping
+from myriarch.control.going_on import in_order, leave_behind, prepared, start_missing
 from myriarch.control.judging import grown
 from myriarch.control.losses import lose_node, lose_worker
-from myriarch.control.recovering import Choice, assign_groups, form, resolve
+from myriarch.control.recovering import resolve
 from myriarch.control.saving import saved, told
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, HoldWorkers, Reason, StartSteps
-from myriarch.event.ids import GroupId, NodeId
+from myriarch.event.ids import GroupId, NodeId, Step
+from myriarch.event.layout import GroupLayout
 from myriarch.schedule.groups import Assignment
 
 PASSES_LIMIT: Final = 8
@@ -48,6 +51,9 @@ def _expire(state: State, now_s: float) -> Iterator[AnyAction]:
             state, node, f"its connection has been closed for {grace_s} s", fence=True, now_s=now_s
         )  # fmt: skip
     yield from told(state, state.drain.expire(now_s=now_s))
+    if state.course.phase != "finishing":
+        for key in state.beside.late(now_s):
+            lose_worker(state, key, "not ready within the time limit", dead=False, now_s=now_s)
     limit_s = state.course.limit_s
     if limit_s is None or now_s < limit_s:
         return
@@ -86,7 +92,7 @@ def _start_short(state: State, now_s: float) -> Iterator[AnyAction]:
 def _stand_in(state: State, assignment: Assignment, absent: str, now_s: float) -> Iterator[AnyAction]:
     """The first incarnation is formed with spares."""
     reason = Reason(text=f"{absent}: spares stand in", numbers={})
-    yield from form(state, assignment, choice="form", reason=reason, incident=None, now_s=now_s)
+    yield from form(state, assignment.layouts, choice="form", reason=reason, incident=None, now_s=now_s)
 
 
 def _lacking(assignment: Assignment) -> list[GroupId]:
@@ -157,7 +163,7 @@ def _waiting(state: State, now_s: float) -> Iterator[AnyAction]:
     nodes = sum(len(layout.nodes) for layout in assignment.layouts)
     text = f"all {nodes} nodes of {len(assignment.layouts)} groups are there"
     reason = Reason(text=text, numbers={"nodes": nodes, "groups": len(assignment.layouts)})
-    yield from form(state, assignment, choice="form", reason=reason, incident=None, now_s=now_s)
+    yield from form(state, assignment.layouts, choice="form", reason=reason, incident=None, now_s=now_s)
 
 
 def _forming(state: State, now_s: float) -> Iterator[AnyAction]:
@@ -175,6 +181,8 @@ def _running(state: State, now_s: float) -> Iterator[AnyAction]:
     elif state.crew.all_held:
         state.course.phase = "holding"
     else:
+        if state.recovery.healthy_groups == "go_on":
+            yield from start_missing(state, now_s)
         why = _why_hold(state)
         if why and not state.crew.finished:
             state.course.phase = "holding"
@@ -232,6 +240,9 @@ def _designated(state: State, *, present: bool) -> list[str]:
 def _start_steps(state: State, now_s: float) -> Iterator[AnyAction]:
     """All workers are ready."""
     crew, pace = state.crew, state.pace
+    if crew.keeps and not state.settle_step():
+        yield from leave_behind(state, now_s)
+        return
     digests = crew.digests()
     expected = state.snapshots.digest_of(crew.step)
     if len({*digests.values(), *([expected] if expected else [])}) > 1:
@@ -261,10 +272,11 @@ def _distrust(state: State, digests: dict[GroupId, str], expected: str, now_s: f
     """Groups restored different states, or another one than was saved: restore the wrong ones from elsewhere."""
     seen = ", ".join(f"{group}: {digest}" for group, digest in digests.items())
     saved_as = f", it was saved as {expected}" if expected else ""
-    state.fail(f"the groups' restored states of step {state.crew.step} differ ({seen}{saved_as})", now_s=now_s)
+    kind = "states" if state.crew.keeps else "restored states"
+    state.fail(f"the groups' {kind} of step {state.crew.step} differ ({seen}{saved_as})", now_s=now_s)
     wrong = [group for group, digest in digests.items() if expected and digest != expected]
     distrusted = [group for group in wrong if state.snapshots.distrust(group)]
-    if not distrusted:
+    if not distrusted and not state.crew.keeps:  # what groups have kept is no word against what was saved
         yield from state.snapshots.forget_committed("what was restored from it is not what was saved")
 
 
@@ -274,6 +286,9 @@ def _why_hold(state: State) -> str:
         return f"the run is to stop: {state.course.stop_why}"
     if state.snapshots.short:
         return f"{state.snapshots.short} copies were lost with their nodes: they are placed anew"
+    ready = prepared(state)
+    if ready:
+        return f"{_names(ready)} only {'lacks' if len(ready) == 1 else 'lack'} the others' state"
     drifted = _why_rebalance(state)
     if drifted:
         return drifted
@@ -324,7 +339,14 @@ def _grown(state: State) -> list[GroupId]:
         layouts[GroupId(group.name)].world_size == group.mesh.devices for group in state.resolved.run.groups
     ):
         return []
-    return grown(layouts, assign_groups(state))
+    back = grown(layouts, assign_groups(state))
+    if state.recovery.healthy_groups == "go_on":  # a missing one starts beside the others first
+        back = [group for group in back if group in layouts]
+    return back
+
+
+def _names(layouts: Sequence[GroupLayout]) -> str:
+    return ", ".join(layout.group for layout in layouts)
 
 
 def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
@@ -352,18 +374,28 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
     elif state.course.stop_why:
         yield from finish(state, "interrupted", state.course.stop_why, now_s=now_s)
     else:
-        back, rebalanced = _grown(state), _rebalance(state)
-        choice: Choice = "form"
-        text = f"copies are placed anew at step {step}"
-        if back:
-            choice, text = "readmit_group", f"{', '.join(back)} is back, from the state of step {step}"
-        elif rebalanced:
-            choice, text = "rebalance", rebalanced
-        yield from form(
-            state,
-            assign_groups(state),
-            choice=choice,
-            reason=Reason(text=text, numbers={"step": step}),
-            incident=None,
-            now_s=now_s,
-        )
+        yield from _form_after(state, step, now_s)
+
+
+def _form_after(state: State, step: Step, now_s: float) -> Iterator[AnyAction]:
+    """All stand after a step, and its snapshot is safe: form anew, as what they stopped for wants it."""
+    live = state.recovery.healthy_groups == "go_on"
+    back, rebalanced, ready = _grown(state), _rebalance(state), prepared(state)
+    choice: Choice = "form"
+    text = f"copies are placed anew at step {step}"
+    if back or ready:
+        names = ", ".join(back) or _names(ready)
+        choice, text = "readmit_group", f"{names} is back, from the state of step {step}"
+    elif rebalanced:
+        choice, text = "rebalance", rebalanced
+    keeping = live and not back
+    layouts = in_order(state, [*state.crew.layouts.values(), *ready]) if keeping else assign_groups(state).layouts
+    yield from form(
+        state,
+        layouts,
+        choice=choice,
+        reason=Reason(text=text, numbers={"step": step}),
+        incident=None,
+        now_s=now_s,
+        keep=restore_keeping(state, layouts, state.crew.layouts) if keeping else None,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -31,7 +31,16 @@ class Worker(msgspec.Struct, kw_only=True):
     """Its process was ready once, in this incarnation or an earlier one: it can be told to rejoin."""
     endpoint: BridgeEndpoint | None = None
     digest: str = ""
+    step: Step | None = None
+    """Of which its state was when it was ready."""
     held_step: Step | None = None
+
+    def ready(self, event: WorkerReady) -> None:
+        """It has its model, its group and its state."""
+        self.state, self.lived, self.digest, self.step = "ready", True, event.digest, event.step
+        self.endpoint = BridgeEndpoint(
+            group=event.group, rank=event.rank, host=event.bridge_host, port=event.bridge_port
+        )
 
 
 class Crew(msgspec.Struct, kw_only=True):
@@ -39,7 +48,10 @@ class Crew(msgspec.Struct, kw_only=True):
 
     incarnation: Incarnation = Incarnation(0)
     step: Step = Step(0)
-    """The step that the incarnation goes on from."""
+    """The step that the incarnation goes on from. Where groups keep their state it is the newest that is known to be
+    done until all are ready: they say which it is."""
+    keeps: tuple[GroupId, ...] = ()
+    """Groups that go on from the state that they have."""
     layouts: dict[GroupId, GroupLayout] = {}
     """Groups of the present incarnation, in the order of the run file."""
     last: dict[GroupId, GroupLayout] = {}
@@ -57,11 +69,18 @@ class Crew(msgspec.Struct, kw_only=True):
     """Of the present incarnation, once it steps."""
 
     def begin(
-        self, incarnation: Incarnation, *, step: Step, layouts: Iterable[GroupLayout], kept: Iterable[GroupId]
-    ) -> None:  # fmt: skip
-        """A new incarnation. Workers of `kept` groups are the same processes."""
-        old, stay = self.workers, set(kept)
-        self.incarnation, self.step = incarnation, step
+        self,
+        incarnation: Incarnation,
+        *,
+        step: Step,
+        layouts: Iterable[GroupLayout],
+        kept: Iterable[GroupId],
+        keeps: Collection[GroupId] = (),
+        joined: Mapping[ShardKey, Worker] | None = None,
+    ) -> None:
+        """A new incarnation. Workers of `kept` groups are the same processes: those that were here, or `joined`."""
+        old, stay = {**self.workers, **(joined or {})}, set(kept)
+        self.incarnation, self.step, self.keeps = incarnation, step, tuple(keeps)
         self.layouts = {layout.group: layout for layout in layouts}
         self.last = {**self.last, **self.layouts}
         self.workers, self.on_node = {}, {}
@@ -87,11 +106,16 @@ class Crew(msgspec.Struct, kw_only=True):
         worker = self.workers[event.group, event.rank]
         if worker.state not in ("launched", "forked"):
             return
-        worker.state, worker.lived, worker.digest = "ready", True, event.digest
-        worker.endpoint = BridgeEndpoint(
-            group=event.group, rank=event.rank, host=event.bridge_host, port=event.bridge_port
-        )
+        worker.ready(event)
         self.unready -= 1
+
+    def stands(self) -> dict[GroupId, tuple[Step, ...]]:
+        """Once all are ready: of which step each group's state is; several, where its workers disagree."""
+        found: dict[GroupId, dict[Step, None]] = {}
+        for (group, _), worker in self.workers.items():
+            assert worker.step is not None, "all are ready"
+            found.setdefault(group, {})[worker.step] = None
+        return {group: tuple(steps) for group, steps in found.items()}
 
     def start(self, shares: tuple[GroupShare, ...]) -> None:
         """All are ready: they step."""
@@ -132,6 +156,15 @@ class Crew(msgspec.Struct, kw_only=True):
             worker.lived and worker.state != "gone" for key in layout.shard_keys() for worker in [self.workers[key]]
         )
 
+    def healthy(self, *, forming: bool) -> list[GroupLayout]:
+        """Groups of which nobody is lost. While the incarnation is `forming`, those forked for it do not count yet."""
+        new = self.incarnation if forming else None
+        return [
+            layout
+            for layout in self.layouts.values()
+            if self.whole(layout) and all(self.workers[key].since != new for key in layout.shard_keys())
+        ]
+
     def alive_of(self, group: GroupId) -> Iterator[tuple[NodeId, ShardKey]]:
         """Workers of a group of the present incarnation whose processes are not known to be gone."""
         layout = self.layouts.get(group)
@@ -164,9 +197,11 @@ class Crew(msgspec.Struct, kw_only=True):
             assert worker.since <= self.incarnation
             assert (worker.held_step is not None) == (worker.state == "held")
             assert worker.endpoint is not None or worker.state in ("launched", "forked", "gone")
+            assert worker.step == self.step or worker.state not in ("stepping", "held"), "who steps began as all did"
         for step, count in self.held_at.items():
             assert count == sum(worker.held_step == step for worker in self.workers.values()), "who is held is counted"
         early = sum(worker.state in ("launched", "forked") for worker in self.workers.values())
         assert early <= self.unready <= len(self.workers), "who is not ready is counted"
+        assert all(group in self.layouts for group in self.keeps)
         for layout in self.layouts.values():
             assert len(set(layout.nodes)) == len(layout.nodes), "a node has one place in a group"

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from myriarch.checkpoint.restore import RestorePlan
-from myriarch.control.crew import Crew
 from myriarch.control.membership import Membership
 from myriarch.event.actions import (
     AnyAction,
@@ -33,16 +32,18 @@ class Formation(msgspec.Struct, kw_only=True, frozen=True):
     restore: RestorePlan
     copies: Mapping[ShardKey, tuple[NodeId, ...]]
     calibrate: Collection[GroupId]
+    beside: bool = False
+    """These groups start beside the incarnation, and take its state later."""
 
 
-def stop_workers(crew: Crew, members: Membership, *, kept: Collection[GroupId], why: str) -> Iterator[AnyAction]:
-    """End what still lives of groups that do not rejoin. `crew` is the one that ends."""
+def stop_workers(
+    alive: Iterable[tuple[NodeId, ShardKey]], members: Membership, *, why: str
+) -> Iterator[AnyAction]:  # fmt: skip
+    """End what still lives of groups that do not rejoin, on nodes that are there."""
     by_node: dict[NodeId, list[ShardKey]] = {}
-    for group in crew.layouts:
-        if group not in kept:
-            for node, key in crew.alive_of(group):
-                if node in members.nodes:
-                    by_node.setdefault(node, []).append(key)
+    for node, key in alive:
+        if node in members.nodes:
+            by_node.setdefault(node, []).append(key)
     for node in sorted(by_node, key=node_order):
         keys = by_node[node]
         yield StopWorkers(node=node, workers=tuple(keys), reason=Reason(text=why, numbers={"workers": len(keys)}))
@@ -62,7 +63,12 @@ def start_workers(formation: Formation, members: Membership) -> Iterator[AnyActi
             node=node,
             workers=tuple(plans),
             peers=_peers(node, plans, members),
-            reason=_why(plans, f"incarnation {formation.incarnation} forks them"),
+            reason=_why(
+                plans,
+                f"their group starts beside incarnation {formation.incarnation} and takes its state later"
+                if formation.beside
+                else f"incarnation {formation.incarnation} forks them",
+            ),
         )
     for node in sorted(rejoins, key=node_order):
         plans = rejoins[node]

@@ -66,8 +66,9 @@ def _rejoined(state: State, event: NodeJoined, now_s: float) -> Iterator[AnyActi
     """The same agent process again: what it has is still there. What it lost meanwhile is noticed."""
     state.members.rejoin(event)
     alive = {(worker.group, worker.rank) for worker in event.workers}
-    for key in state.crew.on_node.get(event.node, ()):
-        if state.crew.workers[key].pid is not None and key not in alive and state.course.phase != "finishing":
+    for key in (*state.crew.on_node.get(event.node, ()), *state.beside.on_node(event.node)):
+        worker = state.worker(key)
+        if worker is not None and worker.pid is not None and key not in alive and state.course.phase != "finishing":
             _suspect(state, key, f"it was gone when {event.node} came back", now_s)
     actions = state.snapshots.rejoin(event.node, event.shards, now_s=now_s)
     yield from saved(state, actions, now_s=now_s)
@@ -121,16 +122,28 @@ def _is_present(state: State, event: WorkerForked | WorkerReady | WorkerExited |
     return worker is not None and event.incarnation == state.crew.incarnation and event.node == worker.node
 
 
+def _starts_beside(state: State, event: WorkerForked | WorkerReady) -> bool:
+    """Whether a worker's event is of a group that starts beside the others."""
+    worker = state.beside.find((event.group, event.rank))
+    return worker is not None and event.incarnation == worker.since and event.node == worker.node
+
+
 def _forked(state: State, event: WorkerForked, now_s: float) -> Iterator[AnyAction]:
     if _is_present(state, event):
         state.crew.forked((event.group, event.rank), event.pid)
+    elif _starts_beside(state, event):
+        state.beside.forked((event.group, event.rank), event.pid)
     yield from ()
 
 
 def _ready(state: State, event: WorkerReady, now_s: float) -> Iterator[AnyAction]:
+    if _starts_beside(state, event):
+        state.beside.ready(event)
+        state.pace.measured(event, devices=state.beside.starts[event.group].layout.world_size)
+        return
     if not _is_present(state, event):
         return
-    if event.step != state.crew.step:
+    if event.step != state.crew.step and event.group not in state.crew.keeps:
         what = f"worker {event.group}/{event.rank} restored step {event.step} instead of {state.crew.step}"
         state.fail(what, now_s=now_s)
         return
@@ -141,13 +154,13 @@ def _ready(state: State, event: WorkerReady, now_s: float) -> Iterator[AnyAction
 
 def _worker_exited(state: State, event: WorkerExited, now_s: float) -> Iterator[AnyAction]:
     key = (event.group, event.rank)
-    worker = state.crew.workers.get(key)
+    worker = state.worker(key)
     # Of a process that the present incarnation kept, its end in an earlier one is news: it may have died at the very
     # moment when others were lost, and nobody would be ready for whom all wait.
     if worker is None or event.node != worker.node or not worker.since <= event.incarnation <= state.crew.incarnation:
         return
     if state.course.phase == "finishing":
-        state.crew.lose(key, dead=True)
+        state.lose(key, dead=True)
     elif event.cause == "user_error":
         _suspect(state, key, event.detail, now_s, by_script=True)
     elif event.cause == "collective_error":
@@ -161,7 +174,7 @@ def _worker_exited(state: State, event: WorkerExited, now_s: float) -> Iterator[
 def _suspect(state: State, key: tuple[Any, Any], detail: str, now_s: float, *, by_script: bool = False) -> None:
     """A worker is gone, most likely because somebody else is. What it says later about its end is believed instead."""
     incident = state.incident
-    new = state.crew.lose(key, dead=False)
+    new = state.lose(key, dead=False)
     if not new and (incident is None or key not in incident.symptoms):
         return
     incident = state.found(now_s)

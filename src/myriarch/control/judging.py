@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final, Literal
 
+import msgspec
+
 from myriarch.event.ids import GroupId
 from myriarch.event.layout import GroupLayout
 from myriarch.plan.shares import feasible
@@ -64,6 +66,11 @@ def judge(
         without_progress=budget.stuck(newest_step),
     )
     return decide(situation, recovery=recovery)
+
+
+def going_on(recovery: Recovery) -> Recovery:
+    """The policy while healthy groups go on: nobody waits for one that is missing."""
+    return msgspec.structs.replace(recovery, healthy_groups="go_on", missing_group="degrade", wait_limit_s=0.0)
 
 
 def wait_until_s(incident: Incident | None, recovery: Recovery) -> float | None:

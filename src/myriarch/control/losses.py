@@ -25,14 +25,15 @@ def lose_node(state: State, node: NodeId, how: str, *, fence: bool, now_s: float
         yield FenceNode(node=node, boot=gone.boot, reason=Reason(text=text, numbers={}))
     yield from saved(state, state.snapshots.lose(node, now_s=now_s), now_s=now_s)
     yield from state.drain.lose(node, now_s=now_s)
-    if node in state.crew.on_node:
-        for key in state.crew.on_node[node]:
-            state.crew.lose(key, dead=True)
+    lost = (*state.crew.on_node.get(node, ()), *state.beside.on_node(node))
+    for key in lost:
+        state.lose(key, dead=True)
+    if lost:
         state.found(now_s).nodes[node] = how
 
 
 def lose_worker(state: State, key: ShardKey, how: str, *, dead: bool, now_s: float) -> None:
     """A worker of the present incarnation is gone, or of no use: a fact. With `dead` its process is gone, too."""
     known = state.incident is not None and (key in state.incident.symptoms or key in state.incident.user_errors)
-    if state.crew.lose(key, dead=dead) and not known:
+    if state.lose(key, dead=dead) and not known:
         state.found(now_s).lose_worker(key, how)

@@ -1,113 +1,19 @@
-"""Forming incarnations: the first one, and those that answer faults."""
+"""The answer to an incident."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal
 
-from myriarch.checkpoint.placement import place_copies
-from myriarch.checkpoint.restore import plan_restore
 from myriarch.control.finishing import finish
-from myriarch.control.formation import Formation, start_workers, stop_workers
-from myriarch.control.judging import FORMING, fits, judge
-from myriarch.control.saving import saved
+from myriarch.control.forming import assign_groups, form, lost_workers, splits
+from myriarch.control.going_on import Survival, go_on, survive
+from myriarch.control.judging import FORMING, going_on, judge
 from myriarch.control.state import State
-from myriarch.event.actions import AnyAction, Decide, Reason
-from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Rank
-from myriarch.event.layout import ShardKey
+from myriarch.event.actions import AnyAction, Decide
 from myriarch.recover.decide import Decision
 from myriarch.recover.incident import Diagnosis, Incident, diagnose
-from myriarch.schedule.groups import Assignment, assign
-
-Choice = Literal[
-    "form", "restart_workers", "replace_node", "shrink_group", "degrade", "readmit_group", "rebalance",
-]  # fmt: skip
-
-
-def assign_groups(state: State) -> Assignment:
-    """How the groups would lie now: on the nodes that they have, and on idle ones in place of lost ones."""
-    members, committed, previous = state.members, state.snapshots.committed, state.crew.last
-    lost = state.incident.nodes if state.incident is not None else {}
-
-    taken = {node: layout.group for layout in state.crew.layouts.values() for node in layout.nodes}
-
-    def gone(group: GroupId, node: NodeId) -> bool:
-        # A lost node may be back under its name, with nothing of what it had; and another group may have it since.
-        return node not in members.nodes or node in lost or taken.get(node, group) != group
-
-    busy = {node for layout in previous.values() for node in layout.nodes if not gone(layout.group, node)}
-    pools = [PoolId(group.pool) for group in state.resolved.run.groups]
-
-    def holds(group: GroupId, place: int, node: NodeId) -> bool:
-        layout = previous.get(group)
-        if committed is None or layout is None:
-            return False
-        ranks = range(place * layout.devices_per_node, (place + 1) * layout.devices_per_node)
-        return all(node in committed.holders.get((group, Rank(rank)), {}) for rank in ranks)
-
-    def warm(node: NodeId) -> bool:
-        # At the start nobody waits for an import that is not needed, so nodes go by name, whoever is faster by chance.
-        return state.crew.incarnation == 0 or members.nodes[node].warm
-
-    return assign(
-        state.resolved.run.groups,
-        idle=members.idle(busy, pools=pools, fleet=state.resolved.fleet),
-        previous=previous,
-        lost=gone,
-        holds=holds,
-        warm=warm,
-        fits=lambda sizes: _fits(state, sizes),
-    )
-
-
-def form(
-    state: State, assignment: Assignment, *, choice: Choice, reason: Reason, incident: Incident | None, now_s: float
-) -> Iterator[AnyAction]:
-    """Begin the next incarnation."""
-    crew, members, snapshots = state.crew, state.members, state.snapshots
-    layouts = assignment.layouts
-    restore = plan_restore(layouts, committed=snapshots.committed, durable=state.drain.newest)
-    incarnation = Incarnation(crew.incarnation + 1)
-    kept = [layout.group for layout in layouts if crew.whole(layout)]
-    active = {node for layout in layouts for node in layout.nodes}
-    copies = place_copies(layouts, places=members.places(active), copies=state.resolved.run.checkpoint.copies)
-    numbers = {**reason.numbers, "restore_step": restore.step, "remote_shards": restore.remote_shards}
-    decided = Reason(text=f"{reason.text}; {restore.text}", numbers={**numbers, "restarts": state.budget.restarts})
-    yield Decide(
-        incident=incident.number if incident is not None else 0,
-        choice=choice,
-        lost_nodes=tuple(incident.nodes) if incident is not None else (),
-        lost_workers=_lost_workers(incident),
-        groups=tuple(layout.group for layout in layouts),
-        incarnation=incarnation,
-        from_step=None if crew.incarnation == 0 else state.progress.current,
-        to_step=restore.step,
-        reason=decided,
-    )
-    state.story.tell(incident.number if incident is not None else 0, choice, decided.text, at_s=now_s)
-    if restore.tier != "memory":
-        yield from snapshots.forget_committed(restore.text)
-    yield from stop_workers(crew, members, kept=kept, why=f"incarnation {incarnation} takes the place of theirs")
-    dropped = snapshots.begin(incarnation, layouts=layouts, copies=copies)
-    yield from saved(state, dropped, now_s=now_s)
-    crew.begin(incarnation, step=restore.step, layouts=layouts, kept=kept)
-    state.progress.begin(restore.step)
-    state.drift.begin()
-    yield from start_workers(
-        Formation(
-            incarnation=incarnation,
-            layouts=layouts,
-            kept=kept,
-            restore=restore,
-            copies=copies,
-            calibrate={layout.group for layout in layouts if layout.group not in state.pace.device_speed},
-        ),
-        members,
-    )
-    yield from members.set_roles(active, why=f"incarnation {incarnation} was formed")
-    state.incident = None
-    state.course.phase = "forming"
-    state.course.limit_s = now_s + state.recovery.start_timeout_s
+from myriarch.schedule.groups import Assignment
 
 
 def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
@@ -118,7 +24,8 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
     diagnosis = diagnose(incident, now_s=now_s)
     if diagnosis is None or _seen(state, incident, now_s):
         return
-    assignment = assign_groups(state)
+    survival = survive(state, incident, diagnosis)
+    assignment = assign_groups(state) if survival is None else survival.assignment
     decision = _judged(state, incident, diagnosis, assignment, now_s)
     if decision.choice in ("stop_user_error", "give_up"):
         yield _decision(state, incident, decision)
@@ -134,9 +41,25 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
             state.course.phase, state.course.limit_s = "blocked", None
             yield _decision(state, incident, decision)
     else:
-        choice = FORMING[decision.choice]
         state.budget.spend(state.progress.newest)
-        yield from form(state, assignment, choice=choice, reason=decision.reason, incident=incident, now_s=now_s)
+        yield from _formed(state, survival, assignment, decision, incident, now_s)
+
+
+def _formed(
+    state: State,
+    survival: Survival | None,
+    assignment: Assignment,
+    decision: Decision,
+    incident: Incident,
+    now_s: float,
+) -> Iterator[AnyAction]:
+    """The next incarnation: of the healthy groups, or of all that there can be."""
+    if survival is not None:
+        yield from go_on(state, survival, decision, incident, now_s=now_s)
+        return
+    choice = FORMING[decision.choice]
+    layouts, reason = assignment.layouts, decision.reason
+    yield from form(state, layouts, choice=choice, reason=reason, incident=incident, now_s=now_s)
 
 
 def _seen(state: State, incident: Incident, now_s: float) -> bool:
@@ -150,15 +73,17 @@ def _seen(state: State, incident: Incident, now_s: float) -> bool:
 def _judged(
     state: State, incident: Incident, diagnosis: Diagnosis, assignment: Assignment, now_s: float
 ) -> Decision:  # fmt: skip
+    formable = splits(state, {layout.group: layout.world_size for layout in assignment.layouts})
+    live = state.recovery.healthy_groups == "go_on" and formable  # nobody waits while there is any group
     return judge(
         incident,
         diagnosis,
         assignment,
-        absent=state.absent,
-        splits=_fits(state, {layout.group: layout.world_size for layout in assignment.layouts}),
+        absent=[group for group in state.absent if group not in state.beside.starts],
+        splits=formable,
         budget=state.budget,
         newest_step=state.progress.newest,
-        recovery=state.recovery,
+        recovery=going_on(state.recovery) if live else state.recovery,
         now_s=now_s,
     )
 
@@ -170,19 +95,9 @@ def _decision(state: State, incident: Incident, decision: Decision) -> Decide:
         incident=incident.number,
         choice=decision.choice,
         lost_nodes=tuple(incident.nodes),
-        lost_workers=_lost_workers(incident),
+        lost_workers=lost_workers(incident),
         groups=tuple(state.crew.layouts),
         incarnation=state.crew.incarnation,
         from_step=state.progress.current,
         reason=decision.reason,
     )
-
-
-def _lost_workers(incident: Incident | None) -> tuple[ShardKey, ...]:
-    if incident is None:
-        return ()
-    return (*incident.workers, *incident.symptoms, *incident.user_errors)
-
-
-def _fits(state: State, sizes: Mapping[GroupId, int]) -> bool:
-    return fits(sizes, sequences=state.resolved.run.batch.sequences)

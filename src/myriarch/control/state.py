@@ -8,7 +8,8 @@ import msgspec
 
 from myriarch.checkpoint.commit import Snapshots
 from myriarch.checkpoint.drain import Drain
-from myriarch.control.crew import Crew
+from myriarch.control.beside import Beside
+from myriarch.control.crew import Crew, Worker
 from myriarch.control.drift import Drift
 from myriarch.control.judging import wait_until_s
 from myriarch.control.membership import Membership
@@ -16,6 +17,7 @@ from myriarch.control.pace import Pace
 from myriarch.control.progress import Progress
 from myriarch.event.actions import EndRun, Number, Reason, Warn
 from myriarch.event.ids import GroupId, NodeId, Step
+from myriarch.event.layout import ShardKey
 from myriarch.recover.decide import Budget
 from myriarch.recover.incident import Incident
 from myriarch.spec.run import Recovery, ResolvedRun
@@ -94,6 +96,7 @@ class State(msgspec.Struct, kw_only=True):
     course: Course = msgspec.field(default_factory=Course)
     members: Membership = msgspec.field(default_factory=Membership)
     crew: Crew = msgspec.field(default_factory=Crew)
+    beside: Beside = msgspec.field(default_factory=Beside)
     snapshots: Snapshots = msgspec.field(default_factory=Snapshots)
     progress: Progress = msgspec.field(default_factory=Progress)
     pace: Pace = msgspec.field(default_factory=Pace)
@@ -123,6 +126,23 @@ class State(msgspec.Struct, kw_only=True):
         """Nodes with workers whose connection is closed: lost or back within their grace."""
         return tuple(node for node in self.members.offline if node in self.crew.on_node)
 
+    def worker(self, key: ShardKey) -> Worker | None:
+        """Of the present incarnation, or of a group that starts beside it."""
+        return self.crew.workers.get(key) or self.beside.find(key)
+
+    def lose(self, key: ShardKey, *, dead: bool) -> bool:
+        """A worker does no more work, and with `dead` its process is gone. False when it was lost already."""
+        return self.crew.lose(key, dead=dead) if key in self.crew.workers else self.beside.lose(key, dead=dead)
+
+    def settle_step(self) -> bool:
+        """All are ready: take over the step of which the kept states are. False: they are not of one step."""
+        steps = {step for stand in self.crew.stands().values() for step in stand}
+        if len(steps) > 1:
+            return False
+        self.crew.step = steps.pop()
+        self.progress.begin(self.crew.step)
+        return True
+
     def found(self, now_s: float) -> Incident:
         """The open incident; a new one when there is none."""
         if self.incident is None:
@@ -140,6 +160,8 @@ class State(msgspec.Struct, kw_only=True):
         if self.course.phase == "ended":
             return None
         deadlines = [self.course.limit_s, self.members.deadline_s, self.drain.deadline_s]
+        if self.course.phase != "finishing":
+            deadlines.append(self.beside.deadline_s)
         if self.incident is not None and self.course.phase != "finishing" and not self.away():
             deadlines.append(self.wait_until_s if self.incident.waiting_since_s is not None else self._settled_s())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -154,18 +176,25 @@ class State(msgspec.Struct, kw_only=True):
 
     def check(self) -> None:
         """Invariants, of each machine and between them."""
-        for machine in (self.members, self.crew, self.snapshots, self.drain, self.progress, self.pace, self.drift):
+        for machine in (
+            self.members, self.crew, self.beside, self.snapshots, self.drain, self.progress, self.pace, self.drift,
+        ):  # fmt: skip
             machine.check()
         course, crew = self.course, self.crew
         assert (course.phase == "ended") == (course.end is not None)
         assert (course.phase in ("finishing", "ended")) == (course.ending is not None) or course.phase == "ended"
         assert crew.incarnation == self.snapshots.incarnation
+        for start in self.beside.starts.values():
+            assert start.layout.group not in crew.layouts, "who steps does not start"
+            assert start.since <= crew.incarnation
+            assert not any(node in crew.on_node for node in start.layout.nodes), "a node has one group"
         if self.incident is not None:
             self.incident.check()
         if course.phase in ("running", "holding") and self.incident is None:
             assert crew.unready == 0, "who steps was ready"
             assert all(worker.state != "gone" for worker in crew.workers.values()), "a loss opens an incident"
             assert all(node in self.members.nodes for node in crew.on_node), "workers are on members"
+            assert not self.beside.hit, "a loss beside the others opens an incident"
         if course.phase == "running" and self.incident is None:
             used = sum(share.count for share in crew.shares)
             assert used == self.resolved.run.batch.sequences, "every slot of the batch is somebody's"

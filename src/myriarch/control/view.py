@@ -135,8 +135,10 @@ def _nodes(state: State) -> tuple[NodeView, ...]:
     views = []
     for node in state.members.nodes.values():
         workers = []
-        for group, rank in state.crew.on_node.get(node.node, ()):
-            worker = state.crew.workers[group, rank]
+        for group, rank in (*state.crew.on_node.get(node.node, ()), *state.beside.on_node(node.node)):
+            worker = state.worker((group, rank))
+            if worker is None:
+                continue
             workers.append(
                 WorkerView(
                     group=group,

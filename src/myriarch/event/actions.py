@@ -60,7 +60,14 @@ class FromDisk(Value, frozen=True, kw_only=True, tag_field="from", tag="disk"):
     path: str
 
 
-Restore = Fresh | FromMemory | FromDisk
+class Keep(Value, frozen=True, kw_only=True, tag_field="from", tag="keep"):
+    """Go on from the state that the worker has, as it is; it says with `Ready` of which step that is.
+
+    Only for workers that rejoin: their group is whole, and nobody doubts what it computed.
+    """
+
+
+Restore = Fresh | FromMemory | FromDisk | Keep
 
 
 class WorkerPlan(Value, frozen=True, kw_only=True):
@@ -118,7 +125,7 @@ class LaunchWorkers(Action, frozen=True, kw_only=True):
 
 
 class RejoinWorkers(Action, frozen=True, kw_only=True):
-    """Workers that are alive and whose group is whole: same process, new incarnation, state rolled back."""
+    """Workers that are alive and whose group is whole: same process, new incarnation, state as the plan says."""
 
     node: NodeId
     workers: tuple[WorkerPlan, ...]

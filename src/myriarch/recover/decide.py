@@ -100,6 +100,8 @@ def _about_missing(situation: Situation, recovery: Recovery) -> Decision:
         return _say("wait_for_group", text, waited_s=waited_s, limit_s=limit_s)
     if recovery.missing_group == "degrade" and situation.formable > 0:
         text = f"{names} did not come back within {limit_s} s: the others go on with the whole batch"
+        if recovery.healthy_groups == "go_on" and limit_s == 0:
+            text = f"{situation.diagnosis.text}; {names} cannot be formed: the others go on with the whole batch"
         return _say("degrade", text, waited_s=waited_s, limit_s=limit_s)
     why = "no group is left" if situation.formable == 0 else "`recovery.missing_group: wait`"
     text = f"{situation.diagnosis.text}; {names} did not come back within {limit_s} s, and {why}"

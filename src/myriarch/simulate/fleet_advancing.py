@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from myriarch.control.judging import FORMING, judge, wait_until_s
+from myriarch.control.judging import FORMING, fits, judge, wait_until_s
 from myriarch.recover.incident import diagnose
 from myriarch.simulate.fleet_assigning import assign_groups, grown_groups, splits
 from myriarch.simulate.fleet_live import go_on, start_missing
@@ -22,11 +22,7 @@ def advance(state: State) -> None:
     live = state.terms.live
     if live:
         start_missing(state)
-    if (
-        state.trouble.leaving
-        or state.crew.prepared
-        or (state.work.stride is not None and not live and _why_stop(state))
-    ):
+    if state.trouble.leaving or state.crew.prepared or (state.work.stride is not None and _why_stop(state)):
         stop_after_step(state)
 
 
@@ -36,9 +32,14 @@ def resolve(state: State) -> None:
     assert incident is not None
     diagnosis = diagnose(incident, now_s=state.now_s)
     assert diagnosis is not None, "all that is found here are facts"
-    touched = crew.incomplete.keys() | trouble.struck.keys()
-    assignment = assign_groups(state, {name: group for name, group in crew.groups.items() if name in touched})
     healthy = [name for name in crew.layouts if name not in trouble.hurt]
+    whole = fits({name: crew.sizes[name] for name in healthy}, sequences=state.resolved.run.batch.sequences)
+    goes_on = state.terms.live and whole and trouble.wrong_since is None
+    touched = crew.incomplete.keys() | trouble.struck.keys()
+    if goes_on:
+        touched = (crew.groups.keys() - crew.layouts.keys()) | trouble.hurt.keys()
+    looked_at = {name: group for name, group in crew.groups.items() if name in touched}
+    assignment = assign_groups(state, looked_at, whole=goes_on)
     formable = splits(state, assignment.layouts, resized=bool(assignment.resized))
     beside = crew.beside
     decision = judge(
@@ -66,7 +67,7 @@ def resolve(state: State) -> None:
         _give_up(state)
     else:
         trouble.budget.spend(state.work.newest)
-        if state.terms.live and healthy and trouble.wrong_since is None:
+        if goes_on:
             go_on(state, assignment, healthy, decision, incident)
         else:
             form(state, assignment, choice=decision.choice, reason=decision.reason, incident=incident)

@@ -15,19 +15,24 @@ from myriarch.simulate.fleet_state import State
 from myriarch.spec.run import Group
 
 
-def assign_groups(state: State, groups: Mapping[GroupId, Group]) -> Assignment:
-    """How all groups would lie now; only `groups` are looked at, the others stay as they are."""
+def assign_groups(state: State, groups: Mapping[GroupId, Group], *, whole: bool = False) -> Assignment:
+    """How all groups would lie now; only `groups` are looked at, the others stay as they are. `whole`: none of them
+    goes on smaller than it is to be."""
     crew, saved, incident = state.crew, state.tiers.saved, state.trouble.incident
     lost = incident.nodes if incident is not None else {}
     idle = {pool: list(crew.spare[pool]) for pool in {PoolId(group.pool): None for group in groups.values()}}
     for node in lost:  # who is back is so under its name, with nothing of what it had
         if node in crew.members and crew.members[node] in idle:
             idle[crew.members[node]].append(node)
-    whole = state.terms.whole_groups or state.terms.live
+    whole = whole or state.terms.whole_groups
     members, seat = crew.members, crew.seat  # asked for every node of every group that is looked at
     found = assign(
         # Where many are away, most groups lack more nodes than there are.
-        [one for name, one in groups.items() if not whole or one.nodes - crew.present[name] <= len(idle[one.pool])],
+        [
+            one
+            for name, one in groups.items()
+            if not whole or one.nodes - crew.present[name] <= len(idle[PoolId(one.pool)])
+        ],
         idle=idle,
         previous=crew.last,
         lost=lambda group, node: node not in members or node in lost or seat.get(node, NOWHERE)[0] != group,
@@ -49,9 +54,12 @@ def assign_groups(state: State, groups: Mapping[GroupId, Group]) -> Assignment:
 
 
 def grown_groups(state: State) -> list[GroupId]:
-    """Groups that could be larger now, or there at all."""
-    incomplete = state.crew.incomplete
-    return grown(state.crew.layouts, assign_groups(state, incomplete)) if incomplete else []
+    """Groups that could be larger now, or there at all; with `live` a missing one starts beside the others first."""
+    crew, incomplete = state.crew, state.crew.incomplete
+    if state.terms.live and not (incomplete.keys() & crew.layouts.keys()):
+        return []
+    back = grown(crew.layouts, assign_groups(state, incomplete)) if incomplete else []
+    return [group for group in back if group in crew.layouts] if state.terms.live else back
 
 
 def splits(state: State, layouts: Sequence[GroupLayout], *, resized: bool) -> bool:

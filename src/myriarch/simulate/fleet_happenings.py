@@ -35,9 +35,7 @@ def stopped(state: State, turn: int) -> None:
     if state.terms.live and state.trouble.leaving:
         halt(state, ("restart", 0.0))
         _let_go(state)
-    elif state.terms.live and crew.prepared:
-        join(state)
-    elif state.trouble.leaving or state.tiers.short or grown_groups(state):
+    elif state.trouble.leaving or crew.prepared or state.tiers.short or grown_groups(state):
         halt(state, ("checkpoint_stall", stop_s + copy_s))
         state.agenda.after(stop_s + copy_s, "held", work.turn)
     elif work.current % state.every:
@@ -67,6 +65,9 @@ def held(state: State, turn: int) -> None:
         _let_go(state)
         return
     back = grown_groups(state)
+    if state.terms.live and not back:
+        join(state)
+        return
     choice, text = "form", f"copies are placed anew at step {step}"
     if back:
         choice, text = "readmit_group", f"{', '.join(back)} is back, from the state of step {step}"

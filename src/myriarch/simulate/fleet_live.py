@@ -1,15 +1,18 @@
 """A job on a simulated fleet whose healthy groups go on without one that was hit (`terms.live`).
 
 All wait until the fault is noticed, the step under way is lost, and the others begin it anew. The group starts beside
-them; when it is ready they stop after a step, it takes their state, and all go on.
+them; when it is ready they stop after a step and save it, it takes the state from there, and all go on. As
+`control.going_on` has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from myriarch.checkpoint.restore import kept_text
 from myriarch.event.ids import GroupId
 from myriarch.event.layout import GroupLayout
+from myriarch.event.spans import Leaf
 from myriarch.recover.decide import Decision
 from myriarch.recover.incident import Incident
 from myriarch.schedule.groups import Assignment
@@ -24,18 +27,14 @@ def go_on(
 ) -> None:
     """Healthy groups begin the step under way anew; those that were hit start beside them."""
     crew, trouble, step = state.crew, state.trouble, state.work.current
-    stop = any(name in crew.layouts for name in trouble.hurt)
-    text = f"{decision.reason.text}; {len(healthy)} healthy groups go on with step {step}"
-    crew.incarnation += stop
+    text = f"{decision.reason.text}; {kept_text(len(healthy), step=step)}"
+    crew.incarnation += 1
     state.tell(decision.choice, text, incident, groups=healthy, from_step=step, to_step=step, tier="live")
     planned = {one.group: one for one in assignment.layouts}
     for name in trouble.hurt:
         crew.starting.pop(name, None)
         crew.prepared.pop(name, None)
-    if stop:
-        halt(state, ("restart", state.terms.regroup_s))
-        crew.lay([crew.layouts[name] for name in healthy], now_ns=state.now_ns)
-        state.agenda.after(state.terms.regroup_s, "ready", state.work.turn)
+    _begin(state, [crew.layouts[name] for name in healthy], ("restart", state.terms.regroup_s))
     for name in trouble.hurt:
         if name in planned:
             _start_beside(state, planned[name])
@@ -47,11 +46,10 @@ def start_missing(state: State) -> None:
     crew = state.crew
     if crew.grown_version == crew.version:
         return
-    crew.grown_version = crew.version
     beside = crew.beside
     missing = {name: crew.groups[name] for name in crew.groups if name not in crew.layouts and name not in beside}
     if missing:
-        for layout in assign_groups(state, missing).layouts:
+        for layout in assign_groups(state, missing, whole=True).layouts:
             if layout.group in missing:
                 _start_beside(state, layout)
 
@@ -65,19 +63,29 @@ def started(state: State, layout: GroupLayout) -> None:
 
 
 def join(state: State) -> None:
-    """All stand after one step: groups that are ready take its state."""
+    """All stand after one step, which is saved: groups that are ready take its state, and copies are placed anew."""
     crew, step = state.crew, state.work.current
+    ready = [name for name in crew.groups if name in crew.prepared]
     joined = {**crew.layouts, **crew.prepared}
     layouts = [joined[name] for name in crew.groups if name in joined]
     crew.incarnation += 1
-    text = f"{', '.join(crew.prepared)} is back, from the state of step {step}"
+    choice = "readmit_group" if ready else "form"
+    what = f"{', '.join(ready)} is back, from the state of" if ready else "copies are placed anew at"
+    text = f"{what} step {step}; {kept_text(len(crew.layouts), step=step)}"
     names = [layout.group for layout in layouts]
-    state.tell("readmit_group", text, None, groups=names, from_step=step, to_step=step, tier="live")
+    state.tell(choice, text, None, groups=names, from_step=step, to_step=step, tier="live")
     crew.prepared = {}
-    regroup_s, move_s = state.terms.regroup_s, state.terms.restore_s(tier="memory", remote=True)
-    halt(state, ("restart", regroup_s), ("restore", move_s))
-    crew.lay(layouts, now_ns=state.now_ns)
-    state.agenda.after(regroup_s + move_s, "ready", state.work.turn)
+    move_s = state.terms.restore_s(tier="memory", remote=True) if ready else 0.0
+    _begin(state, layouts, ("restart", state.terms.regroup_s), ("restore", move_s))
+
+
+def _begin(state: State, layouts: Sequence[GroupLayout], *leaves: tuple[Leaf, float]) -> None:
+    """The next incarnation, of groups whose processes are there."""
+    halt(state, *leaves)
+    state.crew.lay(layouts, now_ns=state.now_ns)
+    state.tiers.copies = state.tiers.saved.place(layouts, members=state.crew.members, spares=True)
+    state.tiers.short = False
+    state.agenda.after(sum(duration_s for _, duration_s in leaves), "ready", state.work.turn)
 
 
 def _start_beside(state: State, layout: GroupLayout) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from myriarch.control.judging import going_on
 from myriarch.control.pace import Pace
 from myriarch.event.ids import GroupId, NodeId, PoolId, Step
 from myriarch.event.spans import Leaf
@@ -91,7 +92,7 @@ class State:
         self.resolved = resolved
         self.terms = terms
         self.recovery = run.recovery
-        self.going_on: Recovery = msgspec.structs.replace(run.recovery, missing_group="degrade", wait_limit_s=0.0)
+        self.going_on: Recovery = going_on(run.recovery)
         """The policy with `terms.live` while there is any group: nobody waits for one that is missing."""
         self.agenda = Agenda()
         self.books = Books(nodes, devices=per_node, start_ns=0)

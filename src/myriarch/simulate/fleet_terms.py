@@ -71,12 +71,12 @@ class FleetTerms(Value, frozen=True, kw_only=True):
     memory: bool = True
     """Whether there is a memory tier. Without it a save stops the work until the store has it."""
     live: bool = False
-    """Whether healthy groups go on without one that was hit, and hand it their state when it is back. `Control` does
-    not do this yet: there all groups begin anew from the newest committed snapshot."""
+    """Whether healthy groups go on without one that was hit, and hand it their state when it is back: a run file's
+    `recovery.healthy_groups: go_on`. Without it all groups begin anew from the newest committed snapshot."""
     whole_groups: bool = False
     """Whether a group that lacks a node does not go on smaller: a model whose tensors, context and layers are split
     over the group cannot. Without it `Control`'s rule holds, which spreads the shards over fewer devices. With `live`
-    groups are whole in any case."""
+    that is only done when no group is whole: one that starts beside others starts whole."""
     whole_job: bool = False
     """Whether all processes of the job are started anew after every fault."""
     stop_s: float = 0.05

@@ -172,7 +172,7 @@ class LiveFleet:
             return
         match event:
             case WorkerReady():
-                worker.state = "ready"
+                worker.state, worker.step = "ready", event.step
                 self.forked_ns.pop(key, None)
                 self.rejoining.pop(key, None)
             case WorkerExited():
@@ -202,6 +202,7 @@ class LiveFleet:
                     key = (plan.group, plan.rank)
                     self._forget(key)
                     if key in node.workers:
+                        self._leave(node.workers[key])
                         node.workers[key].plan, node.workers[key].state = plan, "starting"
                         self.rejoining[key] = (action.node, plan)
             case StopWorkers():
@@ -239,10 +240,17 @@ class LiveFleet:
         self.start, self.steps, self.begun_ns, self.holding = action, {}, self.at_ns, False
         self.settled = {one for one in self.settled if one[2] == action.incarnation}
         self.dropped = {one for one in self.dropped if one[1] == action.incarnation}
+        groups = {share.group for share in action.shares}  # others start beside them
         for node in self.nodes.values():
             for worker in node.workers.values():
-                if worker.incarnation == action.incarnation and worker.state == "ready":
+                there = worker.incarnation == action.incarnation and worker.key[0] in groups
+                if there and worker.state == "ready":
                     worker.state = "stepping"
+
+    def _leave(self, worker: SimWorker) -> None:
+        """It goes over to another incarnation, with the state that it has."""
+        if worker.state in ("stepping", "held") and self.start is not None:
+            worker.step = self.steps.get(worker.key[0], self.start.start_step)
 
     def _forget(self, key: ShardKey) -> None:
         self.launched.pop(key, None)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from myriarch.event.actions import AnyAction, WorkerPlan
 from myriarch.event.events import AnyEvent, NodeJoined, RunningWorker
 from myriarch.event.ids import GroupId, Incarnation, NodeId, PoolId, Step
 from myriarch.event.layout import ShardKey
 from myriarch.simulate.memory import SimMemory
+
+INITIAL: Final = Step(0)
 
 
 @dataclass(eq=False)
@@ -21,6 +23,8 @@ class SimWorker:
     plan: WorkerPlan
     pid: int
     state: Literal["starting", "ready", "stepping", "held"] = "starting"
+    step: Step = INITIAL
+    """Of which its state is, when it does not step."""
     stopped: bool = False
     skips: int = 0
     """Snapshots that it will skip."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from myriarch.event.actions import Fresh, FromMemory, ShardSource, WorkerPlan
+from myriarch.event.actions import Fresh, FromMemory, Keep, ShardSource, WorkerPlan
 from myriarch.event.events import FetchFailed, Phase, ShardFetched, WorkerForked, WorkerReady
 from myriarch.event.ids import Incarnation, Step
 from myriarch.event.layout import ShardKey
@@ -155,11 +155,14 @@ class Starting:
 
     def _restore_in_place(self, worker: SimWorker, plan: WorkerPlan) -> None:
         now_ns = self.world.clock.now_ns
-        parts: list[tuple[Leaf, int, int]] = [("restore", now_ns, now_ns + round(self._restore_s(plan) * NS_PER_S))]
+        leaf: Leaf = "restart" if isinstance(plan.restore, Keep) else "restore"
+        parts: list[tuple[Leaf, int, int]] = [(leaf, now_ns, now_ns + round(self._restore_s(plan) * NS_PER_S))]
         self.world.clock.at(parts[-1][2], partial(self._ready, worker, plan, parts))
 
     def _restore_s(self, plan: WorkerPlan) -> float:
         timing, shard_bytes = self.world.timing, self.work.saving.shard_bytes(plan)
+        if isinstance(plan.restore, Keep):
+            return 0.0
         if isinstance(plan.restore, FromMemory):
             total = sum(source.shard.size_bytes for source in plan.restore.shards)
             return timing.restore_s + total / timing.memory_bytes_per_s
@@ -169,7 +172,9 @@ class Starting:
         if not worker.able or worker.plan is not plan:
             return
         worker.state = "ready"
-        step = restored_step(plan)
+        if not isinstance(plan.restore, Keep):
+            worker.step = restored_step(plan)
+        step = worker.step
         for leaf, start_ns, end_ns in parts:
             self.work.spend(
                 worker.node, worker.key, plan.device_index, leaf, start_ns, end_ns, incarnation=plan.incarnation

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
-from myriarch.event.actions import GroupShare, StartSteps
+from myriarch.event.actions import GroupShare, Keep, StartSteps
 from myriarch.event.events import StepCompleted, WorkerExited, WorkerHeld
 from myriarch.event.ids import GroupId, Incarnation, Rank, Step
 from myriarch.event.spans import Leaf
@@ -99,6 +99,7 @@ class Stepping:
         stride = self.stride
         if stride is not None and stride.workers.get(worker.key) is worker:
             stride.broken = True
+            worker.step = stride.step
             del stride.workers[worker.key]
 
     def raise_in(self, worker: SimWorker, detail: str) -> None:
@@ -136,7 +137,10 @@ class Stepping:
         assert stride is not None
         self._begun_ns = self.world.clock.now_ns
         if stride.step >= self.world.resolved.run.steps:
-            self._hold_all(stride, finished=True)
+            if any(isinstance(worker.plan.restore, Keep) for worker in stride.workers.values()):
+                self._after_step(stride, finished=True)  # what they have kept is nowhere saved
+            else:
+                self._hold_all(stride, finished=True)
             return
         stride.compute_s = self._compute_s(stride)
         step_s = max(stride.compute_s.values()) + self.world.timing.bridge_s

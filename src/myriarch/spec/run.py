@@ -90,6 +90,9 @@ class Recovery(Spec, frozen=True, kw_only=True):
     missing_group: Literal["wait", "degrade"] = "wait"
     """A group that cannot be restored now: the others wait for it, or go on with its share of the batch after
     `wait_limit_s`."""
+    healthy_groups: Literal["wait", "go_on"] = "wait"
+    """While a group that was hit starts again, the others wait and all go back to the newest safe snapshot; or they
+    keep their state and go on with the whole batch, and it takes their state once it is ready."""
     wait_limit_s: NonNegative = 30.0
     """With `degrade`: how long the others wait first. With `wait`: how long until the run is ended as failed."""
     reconnect_grace_s: NonNegative = 0.5

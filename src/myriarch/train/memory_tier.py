@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import torch
 
-from myriarch.errors import IntegrityError
-from myriarch.event.actions import FromDisk, FromMemory, Restore
+from myriarch.errors import IntegrityError, UsageError
+from myriarch.event.actions import FromDisk, FromMemory, Keep, Restore
 from myriarch.event.ids import Incarnation, Step
 from myriarch.train.agent_link import Link
 from myriarch.train.digest import to_hex
@@ -80,6 +80,8 @@ class MemoryTier:
         if isinstance(restore, FromDisk):
             self._accept(load_from_folder(restore.path, self._leaves()))
             return restore.step
+        if isinstance(restore, Keep):
+            raise UsageError("a worker that keeps its state restores nothing")
         if not in_new_process:
             if self._reset is None:
                 raise IntegrityError("the script cannot go back to step 0 in this process; it begins anew in another")

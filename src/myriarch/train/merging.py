@@ -2,8 +2,8 @@
 
 How a group stays together: a worker leaves an incarnation only where its whole group does, at the vote that ends
 each step and at the one that follows `Go`. Whoever saw a `Rejoin`, or lost a peer of the bridge, says so there, and
-then all of the group leave. Whether another group applied the step does not matter: all groups go back to the same
-snapshot.
+then all of the group leave. Another group may have applied the step: either all go back to the same snapshot, or each
+says of which step its state is (`Ready`) before any goes on.
 """
 
 from __future__ import annotations

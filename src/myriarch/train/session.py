@@ -29,7 +29,7 @@ from torch import Tensor
 
 from myriarch.arena.beacon import Beacon, PhaseName
 from myriarch.errors import EnvironmentFault, MyriarchError, UsageError, UserScriptError
-from myriarch.event.actions import Fresh, GroupShare, WorkerPlan
+from myriarch.event.actions import Fresh, GroupShare, Keep, WorkerPlan
 from myriarch.event.ids import GroupId, Incarnation, NodeId, Rank, Step, device_id
 from myriarch.event.spans import Leaf
 from myriarch.spec.run import Mesh, ResolvedRun
@@ -195,6 +195,8 @@ class Session:
         self._at("bridge")
         if not self._merging.connect(go, self.plan):
             return
+        if self._step >= self.run.steps and isinstance(self.plan.restore, Keep):
+            self._snapshot(wait=True)  # what all have kept is nowhere saved
         while self._step < self.run.steps:
             self._notes = _StepNotes(started=time.monotonic())
             self.phase("useful_compute", "compute")
@@ -235,8 +237,8 @@ class Session:
         """Add this group's gradient to those of the others, divide by the valid tokens of the whole batch. In place.
 
         `gradient` holds this worker's shards of all parameters in the order of their names, flat, fp32, summed over
-        the group. `loss_sum` and `tokens` are this worker's own. None: the step counts for nothing and the state is
-        about to be rolled back.
+        the group. `loss_sum` and `tokens` are this worker's own. None: the step counts for nothing, and the state is
+        about to be rolled back or to be kept as it was before the step: it may change only after a merge.
         """
         notes = self._notes
         notes.computed = time.monotonic()
@@ -338,11 +340,15 @@ class Session:
                 return word
 
     def _roll_back(self, word: Rejoin) -> None:
+        """Take the state that the next incarnation begins with; the one that is here may be it."""
         self.timeline.form()
         self.plan = word.plan
         self.timeline.incarnation = word.plan.incarnation
-        self.timeline.enter("restore")
         self._at("start")
+        if isinstance(word.plan.restore, Keep):
+            self.timeline.enter("restart")
+            return
+        self.timeline.enter("restore")
         self._step = self.memory.restore(word.plan.restore, word.slot_paths, in_new_process=False)
 
     # --- reporting ---

@@ -148,7 +148,7 @@ class Go(Message, frozen=True, kw_only=True):
 
 
 class Rejoin(Message, frozen=True, kw_only=True):
-    """Leave this incarnation: abort the step, roll back as the plan's restore says, answer `Ready`."""
+    """Leave this incarnation: abort the step, take or keep the state as the plan's restore says, answer `Ready`."""
 
     plan: WorkerPlan
     slot_paths: tuple[str, ...]

@@ -236,15 +236,18 @@ def test_however_a_worker_ends_its_report_says_how(launch: Any, tmp_path: Path, 
 
 
 def test_a_worker_that_cannot_be_forked_harms_no_other(launch: Any, tmp_path: Path, toy: Any) -> None:
-    resolved = toy("crowded", tmp_path, pools={"fast": (1, 0), "slow": (1, 0)}, steps=10)
-    launched = launch(resolved, FAKE_REFUSE="fast/0@1")
+    """Its successor can be; the other one, who was ready long before, is the same process to the end."""
+    death = ChaosEvent(at_step=4, action="kill", target="fast/0")
+    resolved = toy("crowded", tmp_path, pools={"fast": (1, 0), "slow": (1, 0)}, steps=10, chaos=(death,))
+    launched = launch(resolved, FAKE_REFUSE="fast/0@2")
     assert launched.end().outcome == "completed"
-    (end,) = launched.events(WorkerExited)[:1]
-    assert (end.group, end.incarnation, end.cause) == ("fast", 1, "exit")
-    assert "the toy has no room" in end.detail
+    killed, refused = launched.events(WorkerExited)[:2]
+    assert (killed.group, killed.incarnation, killed.cause) == ("fast", 1, "signal")
+    assert (refused.group, refused.incarnation, refused.cause) == ("fast", 2, "exit")
+    assert "the toy has no room" in refused.detail
     slow = [event.pid for event in launched.events(WorkerForked) if event.group == "slow"]
     assert len(slow) == 1, "the other worker stays"
-    assert choices(launched) == ["form", "restart_workers"]
+    assert choices(launched) == ["form", "restart_workers", "restart_workers"]
 
 
 def test_a_node_without_room_trains_on_without_snapshots(launch: Any, tmp_path: Path, toy: Any) -> None:

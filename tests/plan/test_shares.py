@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from myriarch.errors import SpecError
 from myriarch.event.ids import GroupId
+from myriarch.plan import shares as shares_module
 from myriarch.plan.shares import ShareRequest, feasible, honour, split_batch
 
 speeds = st.floats(1e-3, 1e3)
@@ -55,6 +56,35 @@ def test_equal_quanta_are_within_one_quantum_of_proportional(case: tuple[list[Sh
     assume(all(share >= request.world_size for share, request in zip(ideal, requests, strict=True)))
     for share, exact in zip(split_batch(requests, sequences=sequences), ideal, strict=True):
         assert abs(share.count - exact) < share.world_size + 1e-6
+
+
+def deviation(requests: list[ShareRequest], sequences: int) -> float:
+    """Sum of squared deviations of the shares from proportional, in quanta."""
+    total = sum(request.speed for request in requests)
+    return sum(
+        ((share.count - sequences * request.speed / total) / request.world_size) ** 2
+        for share, request in zip(split_batch(requests, sequences=sequences), requests, strict=True)
+    )
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([2, 3, 4]), st.floats(0.5, 2.0)), min_size=9, max_size=12),
+    st.integers(0, 60),
+)
+def test_many_groups_deviate_as_little_as_if_each_were_searched(cases: list[tuple[int, float]], more: int) -> None:
+    requests = requests_of([size for size, _ in cases], [size * weight for size, weight in cases])
+    sequences = 3 * sum(size for size, _ in cases) + more
+    assume(feasible([size for size, _ in cases], sequences=sequences))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shares_module, "FEW_GROUPS", 100)
+        each = deviation(requests, sequences)
+    assert deviation(requests, sequences) <= each + 1e-9
+
+
+def test_a_hundred_groups_of_which_one_has_shrunk() -> None:
+    sizes = [1024] * 95 + [1016]
+    shares = split_batch(requests_of(sizes, [float(size) for size in sizes]), sequences=3_145_728)
+    assert [share.count for share in shares] == [31 * 1024] * 95 + [128 * 1016], "only a multiple of 128 leaves no rest"
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 120))

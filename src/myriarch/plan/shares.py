@@ -7,14 +7,17 @@ of sequences, and every worker of a group takes equally many: it is a positive m
 Groups with equal quanta are apportioned by largest remainder (Hamilton's method): each share is within one quantum of
 proportional, unless the floor of one quantum per group forbids it. With unlike quanta a largest remainder may leave a
 rest that no quantum fills; then an exact search over the few multiples around each proportional share takes the
-smallest sum of squared deviations, counted in quanta.
+smallest sum of squared deviations, counted in quanta. Of many groups, those with equal quanta are searched as one: what
+they take together is divided among them best by single quanta, each where it costs least, for the deviations are convex
+(Ibaraki and Katoh, Resource Allocation Problems, 1988).
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from myriarch.errors import SpecError
 from myriarch.event.actions import GroupShare
@@ -23,6 +26,13 @@ from myriarch.event.ids import GroupId
 
 SEARCH_REACH_QUANTA: Final = 8
 """The search over unlike quanta begins with multiples at most so far from proportional; doubled until a sum fits."""
+
+
+FEW_GROUPS: Final = 8
+"""More than these are searched by size."""
+SIZE_REACH_QUANTA: Final = 128
+"""That search begins with so many quanta more or less, divided by the number of sizes, for all groups of a size
+together; doubled until a sum fits."""
 
 
 class ShareRequest(Value, frozen=True, kw_only=True):
@@ -70,7 +80,10 @@ def split_batch(requests: Sequence[ShareRequest], *, sequences: int) -> tuple[Gr
         )
     total = sum(request.speed for request in requests)
     ideal = [sequences * request.speed / total for request in requests]
-    quanta = _largest_remainder(ideal, sizes, sequences) if len(set(sizes)) == 1 else _search(ideal, sizes, sequences)
+    if len(set(sizes)) == 1:
+        quanta = _largest_remainder(ideal, sizes, sequences)
+    else:
+        quanta = (_search if len(sizes) <= FEW_GROUPS else _search_by_size)(ideal, sizes, sequences)
     return lay_out(requests, [number * size for number, size in zip(quanta, sizes, strict=True)])
 
 
@@ -138,3 +151,90 @@ def _search(ideal: Sequence[float], sizes: Sequence[int], sequences: int) -> lis
         if sequences in best:
             return list(best[sequences][1])
         reach *= 2  # ends: `feasible` said that some multiples fit, and the reach grows to cover them
+
+
+def _search_by_size(ideal: Sequence[float], sizes: Sequence[int], sequences: int) -> list[int]:
+    """The same for many groups of few sizes."""
+    members: dict[int, list[int]] = {}
+    for index, size in enumerate(sizes):
+        members.setdefault(size, []).append(index)
+    reach = max(1, SIZE_REACH_QUANTA // len(members))
+    while True:
+        tables = {size: _together([ideal[i] / size for i in indices], reach) for size, indices in members.items()}
+        numbers = _cheapest_sum({size: table.costs for size, table in tables.items()}, sequences)
+        if numbers is not None:
+            quanta = [0] * len(sizes)
+            for (size, indices), number in zip(members.items(), numbers, strict=True):
+                for index, each in zip(indices, tables[size].quanta(number), strict=True):
+                    quanta[index] = each
+            return quanta
+        reach *= 2  # ends, as above
+
+
+class _Together(NamedTuple):
+    """What groups of one size may take together."""
+
+    costs: dict[int, float]
+    """By quanta of all: the least sum of squared deviations."""
+    middle: list[int]
+    """By group: what it takes where nothing constrains it, in quanta."""
+    more: list[int]
+    """Which group takes each further quantum."""
+    less: list[int]
+    """Which group gives each quantum up."""
+
+    def quanta(self, number: int) -> list[int]:
+        """By group, where all together take so many."""
+        quanta, change = list(self.middle), number - sum(self.middle)
+        for index in self.more[: max(change, 0)]:
+            quanta[index] += 1
+        for index in self.less[: max(-change, 0)]:
+            quanta[index] -= 1
+        return quanta
+
+
+def _together(exact: Sequence[float], reach: int) -> _Together:
+    """Up to `reach` quanta more or less than groups take that are `exact`ly proportional."""
+    middle = [max(1, round(share)) for share in exact]
+    total, cost = sum(middle), sum((number - share) ** 2 for number, share in zip(middle, exact, strict=True))
+    costs = {total: cost}
+    more: list[int] = []
+    less: list[int] = []
+    for taken, step in ((more, 1), (less, -1)):
+        quanta, now = list(middle), cost
+        heap = [(_dearer(quanta[i], exact[i], step), i) for i in range(len(exact)) if quanta[i] + step >= 1]
+        heapq.heapify(heap)
+        while heap and len(taken) < reach:
+            dearer, index = heapq.heappop(heap)
+            quanta[index] += step
+            now += dearer
+            taken.append(index)
+            costs[total + step * len(taken)] = now
+            if quanta[index] + step >= 1:
+                heapq.heappush(heap, (_dearer(quanta[index], exact[index], step), index))
+    return _Together(costs, middle, more, less)
+
+
+def _dearer(number: int, exact: float, step: int) -> float:
+    """By how much the squared deviation grows with a quantum more or less."""
+    return (number + step - exact) ** 2 - (number - exact) ** 2
+
+
+def _cheapest_sum(costs: Mapping[int, Mapping[int, float]], sequences: int) -> tuple[int, ...] | None:
+    """By size: how many quanta, so that the sequences sum exactly at the least cost. None: no sum fits."""
+    *first, last = costs
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for size in first:
+        grown: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for used, (cost, chosen) in best.items():
+            for number, more in costs[size].items():
+                total, candidate = used + number * size, (cost + more, (*chosen, number))
+                if total < sequences and (total not in grown or candidate < grown[total]):
+                    grown[total] = candidate
+        best = grown
+    whole = [
+        (cost + costs[last][number], (*chosen, number))
+        for used, (cost, chosen) in best.items()
+        if (sequences - used) % last == 0 and (number := (sequences - used) // last) in costs[last]
+    ]
+    return min(whole)[1] if whole else None

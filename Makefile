@@ -31,7 +31,7 @@ demo: install  ## Train on two unlike pools, lose a node, recover, account for e
 	$(BIN)/myriarch train examples/two-pools/run.yaml --fresh
 
 test: check  ## Checks and tests
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) $(PYTEST_ARGS)
 
 check: install  ## Lint, format, types, layers
 	$(BIN)/ruff check

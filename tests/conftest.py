@@ -13,6 +13,8 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile(
     "ci", derandomize=True, database=None, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -22,15 +24,18 @@ settings.register_profile("deep", deadline=None, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: what starts real processes is one group, run one after another and begun first; of the
-    rest, each file is a group, so that what a module's fixtures computed is computed once."""
-    items.sort(key=lambda item: not _starts_processes(item))
-    for item in items:
-        group = "processes" if _starts_processes(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+PROCESSES = frozenset({"e2e", "run", "train"})
+"""Folders of tests that start agents and workers."""
 
 
-def _starts_processes(item: pytest.Item) -> bool:
-    return item.get_closest_marker("processes") is not None
+class TwoAtATime(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Each file is run by one of pytest-xdist's workers, so that what its fixtures computed is computed once; all that
+    start real processes by the same one, one after another."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "processes" if PROCESSES.intersection(file.split("/")) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> TwoAtATime:
+    return TwoAtATime(config, log)

@@ -34,8 +34,8 @@ class Settings(Value, frozen=True, kw_only=True):
     Mira's weeks 12 to 14, where with 1, and `price` 0, jobs took twice as long."""
     price: float = 1.0
     """What a lost second counts against one that the newcomer is spared (`worth`): 1, since seconds are alike; nothing
-    else but 0, 0.3 and 1 was tried. 0: the index alone decides, and on Mira's weeks 0 to 3 jobs took 40 % longer (before
-    the ends of jobs were expected anew as they age)."""
+    else but 0, 0.3 and 1 was tried. 0: the index alone decides, and on Mira's weeks 0 to 3 jobs took 40 % longer
+    (before the ends of jobs were expected anew as they age)."""
     exponent: float = 1.0
     """Of the devices in the rank: 1 is what the mean asks for."""
     guard_s: float = 2 * 86_400.0

@@ -226,13 +226,16 @@ def described_machine() -> str:
 
 def table(result: dict[str, Any]) -> str:
     """For people."""
-    lines = [result["machine"], f"{'case':22}{'CPU s':>8}{'events/s':>11}{'MB':>7}{'jobs':>9}{'differing':>11}   peers"]
+    lines = [
+        result["machine"],
+        f"{'case':22}{'CPU s':>8}{'events/s':>11}{'MB':>7}{'jobs':>11}{'differing':>11}   peers",
+    ]
     for name, case in result["cases"].items():
         peers = ", ".join(f"{peer['tool']}: {peer['cpu_s']} s" for peer in result["peers"] if peer["case"] == name)
         differing = case.get("differing", "generated" if case["generated"] else "-")
         lines.append(
             f"{name:22}{case['cpu_s']:8.2f}{case['events_per_s']:11,.0f}{case['peak_bytes'] / 1e6:7.0f}"
-            f"{case['jobs']:9,}{differing:>11}   {peers or '-'}"
+            f"{case['jobs']:11,}{differing:>11}   {peers or '-'}"
         )
     return "\n".join(lines)
 

@@ -156,7 +156,7 @@ def terms_of(training: Training, fleet: Fleet) -> FleetTerms:
         state_bytes=training.state_bytes,
         merge_s=training.merge_s,
         memory=training.memory,
-        live=training.live,
+        live=training.healthy_groups == "go_on",
         whole_job=training.whole_job,
     )
     return msgspec.structs.replace(terms, **{name: value for name, value in said.items() if value is not None})

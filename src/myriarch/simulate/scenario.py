@@ -323,8 +323,8 @@ class Training(Spec, frozen=True, kw_only=True):
     memory: bool = True
     """Without a memory tier a save stops the work until the store has it."""
     healthy_groups: Literal["wait", "go_on"] = "wait"
-    """As in a run file's `recovery`: with `go_on` healthy groups go on without one that was hit, and hand it their state
-    when it is back."""
+    """As in a run file's `recovery`: with `go_on` healthy groups go on without one that was hit, and hand it their
+    state when it is back."""
     whole_job: bool = False
     """All processes are started anew after every fault."""
     merge_s: NonNegative = 0.0

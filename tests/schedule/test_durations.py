@@ -158,6 +158,6 @@ def test_likely_run_times_are_those_of_the_forecast(runs_s: list[float], estimat
     likely_s = durations.likely(job, now_s=1e6)
     mean_s = durations.forecast(job, now_s=1e6).mean_s
     assert len(likely_s) == 100
-    assert np.all(np.diff(likely_s) >= -1e-9 * likely_s[:-1])
+    assert np.all(np.diff(likely_s) >= 0)
     assert likely_s.mean() == pytest.approx(min(mean_s, estimate_s) if asked else mean_s)
-    assert not asked or likely_s[-1] <= estimate_s * (1 + 1e-9)
+    assert not asked or likely_s[-1] <= estimate_s

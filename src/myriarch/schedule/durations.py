@@ -170,7 +170,10 @@ class Durations:
         if missing_s > float(upper_s.mean()) and self._estimates:
             upper_s = room_s
         most_s = float(upper_s.mean())
-        return run_s + upper_s * (missing_s / most_s) if most_s else run_s
+        stretched_s = run_s + upper_s * (missing_s / most_s) if most_s else run_s
+        # Where all comes to lie at the estimate, rounding leaves neighbours out of order.
+        ascending_s: Floats = np.minimum(np.maximum.accumulate(stretched_s), bound_s)
+        return ascending_s
 
     def remaining(self, job: Job, *, age_s: float, now_s: float) -> Forecast:
         """What is left of it when it has run for `age_s`: the part of its distribution that lies beyond.

@@ -178,6 +178,25 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
         job(groups=4, nodes=2, spares=2),
         [kill("a-7", at_step=5), kill("g0/1", at_step=13), kill("a-2", at_step=22)],
     ),
+    "a spare takes the place of a node that fails again": (
+        job(groups=3, nodes=2, spares=1, devices=2, batch=48),
+        [kill("g1/2", at_step=7), kill("g1/3", at_step=16), kill("g1/0", at_step=24), kill("a-3", at_step=30)],
+    ),
+    "a node that fails again and again rests": (
+        job(groups=3, nodes=1, spares=0, steps=80),
+        [kill("g1/0", at_step=step) for step in (7, 14, 30, 48)],
+    ),
+    "a node that is lost again and again rests": (
+        job(groups=3, nodes=1, spares=0, steps=80, recovery=DEGRADE),
+        [
+            kill("a-1", at_step=7),
+            back("a-1", at_step=9),
+            kill("a-1", at_step=14),
+            back("a-1", at_step=16),
+            kill("a-1", at_step=34),
+            back("a-1", at_step=37),
+        ],
+    ),
     "again and again without progress": (
         job(groups=2, nodes=4, spares=4),
         [kill(f"a-{index}", at_step=7) for index in range(4)],

@@ -52,6 +52,8 @@ def _expire(state: State, now_s: float) -> Iterator[AnyAction]:
         )  # fmt: skip
     yield from told(state, state.drain.expire(now_s=now_s))
     if state.course.phase != "finishing":
+        if state.rests.over(now_s):
+            state.members.version += 1  # a group may be formable
         for key in state.beside.late(now_s):
             lose_worker(state, key, "not ready within the time limit", dead=False, now_s=now_s)
     limit_s = state.course.limit_s
@@ -370,7 +372,9 @@ def _all_held(state: State, now_s: float) -> Iterator[AnyAction]:
         text = f"all {state.resolved.run.steps} steps are done"
         if state.absent:
             text += f", the last ones without {', '.join(state.absent)}"
-        yield from finish(state, "degraded" if state.absent else "completed", text, now_s=now_s)
+        # A group that was on its way is not missing: every step has its whole batch, and the fleet is as it was.
+        missing = [group for group in state.absent if group not in state.beside.starts]
+        yield from finish(state, "degraded" if missing else "completed", text, now_s=now_s)
     elif state.course.stop_why:
         yield from finish(state, "interrupted", state.course.stop_why, now_s=now_s)
     else:

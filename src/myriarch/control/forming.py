@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Literal
 
 from myriarch.checkpoint.placement import place_copies
@@ -23,10 +23,16 @@ Choice = Literal[
 ]  # fmt: skip
 
 
-def assign_groups(state: State, groups: Sequence[Group] | None = None, *, whole: bool = False) -> Assignment:
+def assign_groups(
+    state: State,
+    groups: Sequence[Group] | None = None,
+    *,
+    whole: bool = False,
+    without: Container[NodeId] = (),
+) -> Assignment:
     """How the groups would lie now: on the nodes that they have, and on idle ones in place of lost ones.
 
-    Of `groups`, or of all. `whole`: none goes on smaller than it is to be.
+    Of `groups`, or of all. `whole`: none goes on smaller than it is to be. `without`: nodes that nobody is to have.
     """
     members, committed, previous = state.members, state.snapshots.committed, state.crew.last
     lost = state.incident.nodes if state.incident is not None else {}
@@ -36,10 +42,11 @@ def assign_groups(state: State, groups: Sequence[Group] | None = None, *, whole:
 
     def gone(group: GroupId, node: NodeId) -> bool:
         # A lost node may be back under its name, with nothing of what it had; and another group may have it since.
-        return node not in members.nodes or node in lost or taken.get(node, group) != group
+        return node not in members.nodes or node in lost or node in without or taken.get(node, group) != group
 
     busy = {node for layout in previous.values() for node in layout.nodes if not gone(layout.group, node)}
     pools = [PoolId(group.pool) for group in state.resolved.run.groups]
+    idle = members.idle(busy, pools=pools, fleet=state.resolved.fleet)
 
     def holds(group: GroupId, place: int, node: NodeId) -> bool:
         layout = previous.get(group)
@@ -54,7 +61,7 @@ def assign_groups(state: State, groups: Sequence[Group] | None = None, *, whole:
 
     return assign(
         state.resolved.run.groups if groups is None else groups,
-        idle=members.idle(busy, pools=pools, fleet=state.resolved.fleet),
+        idle={pool: [node for node in nodes if node not in without] for pool, nodes in idle.items()},
         previous=previous,
         lost=gone,
         holds=holds,

@@ -23,6 +23,7 @@ from myriarch.event.ids import GroupId
 from myriarch.event.layout import GroupLayout
 from myriarch.recover.decide import Decision
 from myriarch.recover.incident import Diagnosis, Incident
+from myriarch.recover.rests import culprits
 from myriarch.schedule.groups import Assignment
 from myriarch.spec.run import Group
 
@@ -36,10 +37,15 @@ class Survival(Value, frozen=True, kw_only=True):
     hit: tuple[GroupId, ...]
     assignment: Assignment
     """Of all groups: the healthy ones as they are, of the others those that can be started whole."""
+    rests: str
+    """Which nodes rest now because they failed again; empty: none."""
 
 
-def survive(state: State, incident: Incident, diagnosis: Diagnosis) -> Survival | None:
-    """How to go on without the groups that were hit; None: all have to begin anew, from what is saved."""
+def survive(state: State, incident: Incident, diagnosis: Diagnosis, *, now_s: float) -> Survival | None:
+    """How to go on without the groups that were hit; None: all have to begin anew, from what is saved.
+
+    Who failed may have to rest, so this is asked once for an incident.
+    """
     crew, phase = state.crew, state.course.phase
     trusted = diagnosis.kind == "fault" and not incident.failures and not incident.doubts
     if state.recovery.healthy_groups != "go_on" or not trusted or phase not in ("running", "holding", "forming"):
@@ -52,9 +58,13 @@ def survive(state: State, incident: Incident, diagnosis: Diagnosis) -> Survival 
     keep = restore_keeping(state, layouts, crew.keeps if phase == "forming" else names)
     if keep is None:
         return None
-    ordered = tuple(name for group in state.resolved.run.groups if (name := GroupId(group.name)) in hit)
+    rests = state.rests.failed(culprits(incident, node_of=state.node_of), now_s=now_s)
     return Survival(
-        layouts=tuple(layouts), keep=keep, hit=ordered, assignment=_with(layouts, _assign_others(state, names))
+        layouts=tuple(layouts),
+        keep=keep,
+        hit=tuple(name for group in state.resolved.run.groups if (name := GroupId(group.name)) in hit),
+        assignment=_with(layouts, _assign_others(state, names)),
+        rests=rests,
     )
 
 
@@ -62,11 +72,14 @@ def go_on(
     state: State, survival: Survival, decision: Decision, incident: Incident, *, now_s: float
 ) -> Iterator[AnyAction]:
     """The healthy groups go on; those that were hit start beside them, as far as there are nodes."""
+    reason = decision.reason
+    if survival.rests:
+        reason = Reason(text=f"{reason.text}; {survival.rests}", numbers=reason.numbers)
     yield from form(
         state,
         survival.layouts,
         choice=FORMING[decision.choice],
-        reason=decision.reason,
+        reason=reason,
         incident=incident,
         now_s=now_s,
         keep=survival.keep,
@@ -103,7 +116,7 @@ def leave_behind(state: State, now_s: float) -> Iterator[AnyAction]:
 
 
 def start_missing(state: State, now_s: float) -> Iterator[AnyAction]:
-    """Groups whose nodes are there again start beside the others. Looked for once for each change of membership."""
+    """Groups whose nodes are there again, or have rested, start beside the others. Looked for once for each change."""
     course, members = state.course, state.members
     if course.grown_version == members.version or members.offline or course.stop_why or state.crew.finished:
         return
@@ -139,7 +152,7 @@ def in_order(state: State, layouts: Sequence[GroupLayout]) -> tuple[GroupLayout,
 def _assign_others(state: State, names: Sequence[GroupId]) -> Assignment:
     """How all groups but these would lie, each whole or not at all."""
     others: list[Group] = [group for group in state.resolved.run.groups if group.name not in names]
-    return assign_groups(state, others, whole=True)
+    return assign_groups(state, others, whole=True, without=state.rests.resting)
 
 
 def _with(layouts: Sequence[GroupLayout], others: Assignment) -> Assignment:

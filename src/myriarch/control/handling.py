@@ -33,6 +33,7 @@ from myriarch.event.events import (
     WorkerReady,
     WorkerStalled,
 )
+from myriarch.event.ids import GroupId
 
 Handler = Callable[[State, Any, float], Iterator[AnyAction]]
 
@@ -128,6 +129,12 @@ def _starts_beside(state: State, event: WorkerForked | WorkerReady) -> bool:
     return worker is not None and event.incarnation == worker.since and event.node == worker.node
 
 
+def _is_new(state: State, group: GroupId) -> bool:
+    """Whether a group is on its way to others that have stepped: what its script raises then, it does not in theirs."""
+    forming = state.course.phase == "forming" and state.crew.keeps and group not in state.crew.keeps
+    return group in state.beside.starts or bool(forming)
+
+
 def _forked(state: State, event: WorkerForked, now_s: float) -> Iterator[AnyAction]:
     if _is_present(state, event):
         state.crew.forked((event.group, event.rank), event.pid)
@@ -161,6 +168,11 @@ def _worker_exited(state: State, event: WorkerExited, now_s: float) -> Iterator[
         return
     if state.course.phase == "finishing":
         state.lose(key, dead=True)
+    elif event.cause == "user_error" and _is_new(state, event.group):
+        last = event.detail.strip().rpartition("\n")[2]
+        lose_worker(
+            state, key, f"its script, which the others run, raised as it started: {last}", dead=False, now_s=now_s
+        )
     elif event.cause == "user_error":
         _suspect(state, key, event.detail, now_s, by_script=True)
     elif event.cause == "collective_error":

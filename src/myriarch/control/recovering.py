@@ -7,11 +7,11 @@ from typing import Literal
 
 from myriarch.control.finishing import finish
 from myriarch.control.forming import assign_groups, form, lost_workers, splits
-from myriarch.control.going_on import Survival, go_on, survive
+from myriarch.control.going_on import go_on, survive
 from myriarch.control.judging import FORMING, going_on, judge
 from myriarch.control.state import State
 from myriarch.event.actions import AnyAction, Decide
-from myriarch.recover.decide import Decision
+from myriarch.recover.decide import Budget, Decision
 from myriarch.recover.incident import Diagnosis, Incident, diagnose
 from myriarch.schedule.groups import Assignment
 
@@ -24,9 +24,11 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
     diagnosis = diagnose(incident, now_s=now_s)
     if diagnosis is None or _seen(state, incident, now_s):
         return
-    survival = survive(state, incident, diagnosis)
+    survival = survive(state, incident, diagnosis, now_s=now_s)
     assignment = assign_groups(state) if survival is None else survival.assignment
-    decision = _judged(state, incident, diagnosis, assignment, now_s)
+    # Healthy groups that go on restart nothing of the run: what limits its restarts does not end it.
+    budget = state.budget if survival is None else Budget()
+    decision = _judged(state, incident, diagnosis, assignment, budget, now_s)
     if decision.choice in ("stop_user_error", "give_up"):
         yield _decision(state, incident, decision)
         outcome: Literal["user_error", "failed"] = "user_error" if diagnosis.kind == "user_error" else "failed"
@@ -40,26 +42,12 @@ def resolve(state: State, *, now_s: float) -> Iterator[AnyAction]:
             incident.waiting_since_s = now_s
             state.course.phase, state.course.limit_s = "blocked", None
             yield _decision(state, incident, decision)
+    elif survival is not None:
+        yield from go_on(state, survival, decision, incident, now_s=now_s)
     else:
         state.budget.spend(state.progress.newest)
-        yield from _formed(state, survival, assignment, decision, incident, now_s)
-
-
-def _formed(
-    state: State,
-    survival: Survival | None,
-    assignment: Assignment,
-    decision: Decision,
-    incident: Incident,
-    now_s: float,
-) -> Iterator[AnyAction]:
-    """The next incarnation: of the healthy groups, or of all that there can be."""
-    if survival is not None:
-        yield from go_on(state, survival, decision, incident, now_s=now_s)
-        return
-    choice = FORMING[decision.choice]
-    layouts, reason = assignment.layouts, decision.reason
-    yield from form(state, layouts, choice=choice, reason=reason, incident=incident, now_s=now_s)
+        choice, reason = FORMING[decision.choice], decision.reason
+        yield from form(state, assignment.layouts, choice=choice, reason=reason, incident=incident, now_s=now_s)
 
 
 def _seen(state: State, incident: Incident, now_s: float) -> bool:
@@ -71,7 +59,7 @@ def _seen(state: State, incident: Incident, now_s: float) -> bool:
 
 
 def _judged(
-    state: State, incident: Incident, diagnosis: Diagnosis, assignment: Assignment, now_s: float
+    state: State, incident: Incident, diagnosis: Diagnosis, assignment: Assignment, budget: Budget, now_s: float
 ) -> Decision:  # fmt: skip
     formable = splits(state, {layout.group: layout.world_size for layout in assignment.layouts})
     live = state.recovery.healthy_groups == "go_on" and formable  # nobody waits while there is any group
@@ -81,7 +69,7 @@ def _judged(
         assignment,
         absent=[group for group in state.absent if group not in state.beside.starts],
         splits=formable,
-        budget=state.budget,
+        budget=budget,
         newest_step=state.progress.newest,
         recovery=going_on(state.recovery) if live else state.recovery,
         now_s=now_s,

@@ -20,6 +20,7 @@ from myriarch.event.ids import GroupId, NodeId, Step
 from myriarch.event.layout import ShardKey
 from myriarch.recover.decide import Budget
 from myriarch.recover.incident import Incident
+from myriarch.recover.rests import Rests
 from myriarch.spec.run import Recovery, ResolvedRun
 
 Phase = Literal["waiting", "forming", "running", "holding", "blocked", "finishing", "ended"]
@@ -102,6 +103,7 @@ class State(msgspec.Struct, kw_only=True):
     pace: Pace = msgspec.field(default_factory=Pace)
     drift: Drift = msgspec.field(default_factory=Drift)
     budget: Budget = msgspec.field(default_factory=Budget)
+    rests: Rests = msgspec.field(default_factory=Rests)
     incident: Incident | None = None
     """Findings that no new incarnation has answered yet."""
     story: Story = msgspec.field(default_factory=Story)
@@ -129,6 +131,11 @@ class State(msgspec.Struct, kw_only=True):
     def worker(self, key: ShardKey) -> Worker | None:
         """Of the present incarnation, or of a group that starts beside it."""
         return self.crew.workers.get(key) or self.beside.find(key)
+
+    def node_of(self, key: ShardKey) -> NodeId | None:
+        """Where this worker sits."""
+        worker = self.worker(key)
+        return worker.node if worker is not None else None
 
     def lose(self, key: ShardKey, *, dead: bool) -> bool:
         """A worker does no more work, and with `dead` its process is gone. False when it was lost already."""
@@ -161,7 +168,7 @@ class State(msgspec.Struct, kw_only=True):
             return None
         deadlines = [self.course.limit_s, self.members.deadline_s, self.drain.deadline_s]
         if self.course.phase != "finishing":
-            deadlines.append(self.beside.deadline_s)
+            deadlines += [self.beside.deadline_s, self.rests.deadline_s]
         if self.incident is not None and self.course.phase != "finishing" and not self.away():
             deadlines.append(self.wait_until_s if self.incident.waiting_since_s is not None else self._settled_s())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -178,6 +185,7 @@ class State(msgspec.Struct, kw_only=True):
         """Invariants, of each machine and between them."""
         for machine in (
             self.members, self.crew, self.beside, self.snapshots, self.drain, self.progress, self.pace, self.drift,
+            self.rests,
         ):  # fmt: skip
             machine.check()
         course, crew = self.course, self.crew

@@ -56,6 +56,7 @@ _HAPPEN: Final[Mapping[Kind, Callable[[State, Any], None]]] = {
     "noticed": blows.noticed,
     "faster": blows.faster,
     "back": blows.back,
+    "rested": blows.rested,
     "overdue": happenings.overdue,
     "ready": happenings.ready,
     "started": live.started,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from myriarch.control.judging import FORMING, fits, judge, wait_until_s
-from myriarch.recover.incident import diagnose
+from myriarch.recover.decide import Budget
+from myriarch.recover.incident import Incident, diagnose
+from myriarch.recover.rests import culprits
 from myriarch.simulate.fleet_assigning import assign_groups, grown_groups, splits
 from myriarch.simulate.fleet_live import go_on, start_missing
 from myriarch.simulate.fleet_state import State
 from myriarch.simulate.fleet_together import distrust, form, stop_after_step
 from myriarch.simulate.fleet_work import close, halt
 from myriarch.units import NS_PER_S
+
+ROUNDING_NS: Final = 1_000
+"""An instant in seconds is rounded by less: so much later it is over."""
 
 
 def advance(state: State) -> None:
@@ -36,10 +42,12 @@ def resolve(state: State) -> None:
     whole = fits({name: crew.sizes[name] for name in healthy}, sequences=state.resolved.run.batch.sequences)
     goes_on = state.terms.live and whole and trouble.wrong_since is None
     touched = crew.incomplete.keys() | trouble.struck.keys()
+    rests = ""
     if goes_on:
         touched = (crew.groups.keys() - crew.layouts.keys()) | trouble.hurt.keys()
+        rests = _rest(state, incident)
     looked_at = {name: group for name, group in crew.groups.items() if name in touched}
-    assignment = assign_groups(state, looked_at, whole=goes_on)
+    assignment = assign_groups(state, looked_at, whole=goes_on, without=trouble.rests.resting if goes_on else ())
     formable = splits(state, assignment.layouts, resized=bool(assignment.resized))
     beside = crew.beside
     decision = judge(
@@ -48,7 +56,7 @@ def resolve(state: State) -> None:
         assignment,
         absent=[name for name in crew.groups if name not in crew.layouts and name not in beside],
         splits=formable,
-        budget=trouble.budget,
+        budget=Budget() if goes_on else trouble.budget,
         newest_step=state.work.newest,
         # With `live`, nobody waits for a group that is missing, unless there is no other.
         recovery=state.going_on if state.terms.live and formable else state.recovery,
@@ -65,12 +73,21 @@ def resolve(state: State) -> None:
     elif decision.choice not in FORMING:
         state.tell(decision.choice, decision.reason.text, incident, groups=list(crew.layouts))
         _give_up(state)
+    elif goes_on:
+        go_on(state, assignment, healthy, decision, incident, rests=rests)
     else:
         trouble.budget.spend(state.work.newest)
-        if goes_on:
-            go_on(state, assignment, healthy, decision, incident)
-        else:
-            form(state, assignment, choice=decision.choice, reason=decision.reason, incident=incident)
+        form(state, assignment, choice=decision.choice, reason=decision.reason, incident=incident)
+
+
+def _rest(state: State, incident: Incident) -> str:
+    """Nodes that fail again and again rest. What is said of it."""
+    rests, crew = state.trouble.rests, state.crew
+    told = rests.failed(culprits(incident, node_of=lambda key: crew.last[key[0]].node_of(key[1])), now_s=state.now_s)
+    if told:
+        for node in rests.resting:
+            state.agenda.at(math.ceil(rests.failures[node].rested_s * NS_PER_S) + ROUNDING_NS, "rested", None)
+    return told
 
 
 def _give_up(state: State) -> None:

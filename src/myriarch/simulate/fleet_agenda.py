@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 from myriarch.units import NS_PER_S
 
 Kind = Literal[
-    "strike", "fault", "stepped", "noticed", "faster", "back", "overdue", "ready", "started", "stopped", "held", "safe",
-    "finish",
+    "strike", "fault", "stepped", "noticed", "faster", "back", "rested", "overdue", "ready", "started", "stopped",
+    "held", "safe", "finish",
 ]  # fmt: skip
 """Names of what happens; `simulate.fleet` says what follows from each."""
 FOR_EVER_S: Final = 1e15

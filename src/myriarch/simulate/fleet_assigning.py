@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 import msgspec
 
 from myriarch.control.judging import fits, grown
-from myriarch.event.ids import GroupId, PoolId
+from myriarch.event.ids import GroupId, NodeId, PoolId
 from myriarch.event.layout import GroupLayout
 from myriarch.schedule.groups import Assignment, assign
 from myriarch.simulate.fleet_crew import NOWHERE
@@ -15,15 +15,19 @@ from myriarch.simulate.fleet_state import State
 from myriarch.spec.run import Group
 
 
-def assign_groups(state: State, groups: Mapping[GroupId, Group], *, whole: bool = False) -> Assignment:
+def assign_groups(
+    state: State, groups: Mapping[GroupId, Group], *, whole: bool = False, without: Container[NodeId] = ()
+) -> Assignment:
     """How all groups would lie now; only `groups` are looked at, the others stay as they are. `whole`: none of them
-    goes on smaller than it is to be."""
+    goes on smaller than it is to be. `without`: nodes that nobody is to have."""
     crew, saved, incident = state.crew, state.tiers.saved, state.trouble.incident
     lost = incident.nodes if incident is not None else {}
     idle = {pool: list(crew.spare[pool]) for pool in {PoolId(group.pool): None for group in groups.values()}}
     for node in lost:  # who is back is so under its name, with nothing of what it had
         if node in crew.members and crew.members[node] in idle:
             idle[crew.members[node]].append(node)
+    if without:
+        idle = {pool: [node for node in nodes if node not in without] for pool, nodes in idle.items()}
     whole = whole or state.terms.whole_groups
     members, seat = crew.members, crew.seat  # asked for every node of every group that is looked at
     found = assign(
@@ -35,7 +39,9 @@ def assign_groups(state: State, groups: Mapping[GroupId, Group], *, whole: bool 
         ],
         idle=idle,
         previous=crew.last,
-        lost=lambda group, node: node not in members or node in lost or seat.get(node, NOWHERE)[0] != group,
+        lost=lambda group, node: (
+            node not in members or node in lost or node in without or seat.get(node, NOWHERE)[0] != group
+        ),
         holds=lambda group, place, node: saved.holds((group, place), node),
         warm=lambda node: True,
         fits=lambda some: _fit(state, some, besides=groups),

@@ -114,6 +114,13 @@ def back(state: State, node: NodeId) -> None:
     advance(state)
 
 
+def rested(state: State, _: None) -> None:
+    """Nodes that failed again and again may be used once more."""
+    if state.trouble.rests.over(state.now_s):
+        state.crew.version += 1
+        advance(state)
+
+
 def lose_node(state: State, node: NodeId, how: str, why: Idle) -> None:
     """A member is gone, with its memory."""
     crew, tiers, trouble = state.crew, state.tiers, state.trouble

@@ -86,7 +86,8 @@ def finish(state: State, turn: int) -> None:
     """The last step is done."""
     if turn == state.work.turn:
         close(state)
-        state.ended = "completed" if len(state.crew.layouts) == len(state.crew.groups) else "degraded"
+        there = len(state.crew.layouts) + len(state.crew.beside)  # who starts beside the others is not missing
+        state.ended = "completed" if there == len(state.crew.groups) else "degraded"
 
 
 def _let_go(state: State) -> None:

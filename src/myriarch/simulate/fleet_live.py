@@ -23,11 +23,19 @@ from myriarch.simulate.fleet_work import halt
 
 
 def go_on(
-    state: State, assignment: Assignment, healthy: Sequence[GroupId], decision: Decision, incident: Incident
+    state: State,
+    assignment: Assignment,
+    healthy: Sequence[GroupId],
+    decision: Decision,
+    incident: Incident,
+    *,
+    rests: str,
 ) -> None:
-    """Healthy groups begin the step under way anew; those that were hit start beside them."""
+    """Healthy groups begin the step under way anew; those that were hit start beside them. `rests`: what is said of
+    nodes that failed again."""
     crew, trouble, step = state.crew, state.trouble, state.work.current
-    text = f"{decision.reason.text}; {kept_text(len(healthy), step=step)}"
+    parts = (decision.reason.text, rests, kept_text(len(healthy), step=step))
+    text = "; ".join(part for part in parts if part)
     crew.incarnation += 1
     state.tell(decision.choice, text, incident, groups=healthy, from_step=step, to_step=step, tier="live")
     planned = {one.group: one for one in assignment.layouts}
@@ -49,7 +57,7 @@ def start_missing(state: State) -> None:
     beside = crew.beside
     missing = {name: crew.groups[name] for name in crew.groups if name not in crew.layouts and name not in beside}
     if missing:
-        for layout in assign_groups(state, missing, whole=True).layouts:
+        for layout in assign_groups(state, missing, whole=True, without=state.trouble.rests.resting).layouts:
             if layout.group in missing:
                 _start_beside(state, layout)
 

@@ -12,6 +12,7 @@ from myriarch.event.ids import GroupId, NodeId, PoolId, Step
 from myriarch.event.spans import Leaf
 from myriarch.recover.decide import Budget
 from myriarch.recover.incident import Incident
+from myriarch.recover.rests import Rests
 from myriarch.simulate.breakdowns import Breakdown
 from myriarch.simulate.faults import Fault
 from myriarch.simulate.fleet_agenda import Agenda
@@ -58,6 +59,8 @@ class Trouble(msgspec.Struct, kw_only=True):
     """What is wrong, and not answered yet."""
 
     budget: Budget = msgspec.field(default_factory=Budget)
+    rests: Rests = msgspec.field(default_factory=Rests)
+    """With `live`: nodes that fail again and again."""
     incident: Incident | None = None
     incidents: int = 0
     hurt: dict[GroupId, None] = {}
@@ -169,4 +172,5 @@ class State:
     def check(self) -> None:
         """Invariants."""
         self.crew.check()
+        self.trouble.rests.check()
         self.books.tally.check()

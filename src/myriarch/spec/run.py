@@ -106,9 +106,9 @@ class Recovery(Spec, frozen=True, kw_only=True):
     start_timeout_s: Positive = 120.0
     """From the launch of an incarnation until all its workers are ready."""
     max_restarts: Annotated[int, Meta(ge=0)] = 100
-    """Restarts of the whole run."""
+    """Restarts of the whole run. What healthy groups go on through is none: `recover.rests` limits it."""
     max_restarts_without_progress: Annotated[int, Meta(ge=0)] = 3
-    """Restarts in a row without one more completed step: then the run ends as failed."""
+    """Such restarts in a row without one more completed step: then the run ends as failed."""
 
 
 class ChaosEvent(Spec, frozen=True, kw_only=True):

@@ -610,7 +610,7 @@ class Shifter(Static):
         self._act(actions, world)
 
     def started(self, job: JobId, pool: str, world: World) -> None:
-        self.broker.started(job, pool, now_s=world.now_s)
+        self._act(self.broker.started(job, pool, now_s=world.now_s), world)
 
     def stopped(self, job: JobId, pool: str, world: World) -> None:
         self._paid(job, world)
@@ -651,7 +651,7 @@ class Shifter(Static):
                 self.left[voucher.name] -= max(cost, 0.0) * share * voucher.share
 
     def view(self, world: World) -> View:
-        mine = frozenset(JobId(name) for name, job in self.broker.jobs.items() if job.state == "queued")
+        mine = frozenset(JobId(name) for name, job in self.broker.jobs.items() if job.planned)
         offers = tuple(
             Offer(
                 name=site.name,

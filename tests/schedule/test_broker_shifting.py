@@ -137,13 +137,40 @@ def test_a_running_job_moves_where_it_is_cheaper_when_its_state_is_there() -> No
     assert said(broker.wake(view("p", "q", energy=turned), now_s=2 * HOUR_S)) == [("send", "j", "q")]
 
 
-def test_who_waits_for_devices_waits_in_a_queue_and_keeps_the_turn() -> None:
+def test_who_finds_no_room_waits_in_every_queue_and_the_first_to_start_it_wins() -> None:
     broker = Shifting(promise=0.0)
-    assert said(arrive(broker, view("p", busy="p", energy=1.0))) == [("send", "j", "p")]
-    assert broker.wake(view("p", busy="p", energy=1.0), now_s=60.0) == ()
-    both = view("p", "q", busy="p", energy=1.0)
-    broker.jobs["j"].speed = {"p": 1.0, "q": 1.0}
-    assert said(broker.wake(both, now_s=120.0)) == [("recall", "j", "p"), ("send", "j", "q")]
+    both = {"p": 1.0, "q": 0.8}
+    assert said(arrive(broker, view("p", "q", busy="pq", energy=both))) == [("send", "j", "q"), ("send", "j", "p")]
+    assert broker.wake(view("p", "q", busy="pq", energy=both), now_s=60.0) == ()
+    broker.jobs["j"].speed = {"p": 1.0, "q": 1.0, "r": 1.0}
+    joins = broker.wake(view("p", "q", "r", busy="pq", energy=1.0), now_s=120.0)
+    assert said(joins) == [("send", "j", "r")]
+    broker.check()
+    assert said(broker.started("j", "r", now_s=120.0)) == [("recall", "j", "q"), ("recall", "j", "p")]
+    # The recall came too late: the copy that began second is called off, and the first one is the job.
+    assert said(broker.started("j", "q", now_s=121.0)) == [("recall", "j", "q")]
+    broker.check()
+    assert broker.jobs["j"].pool == "r"
+    assert broker.dial.spent == 0.0
+
+
+def test_few_wait_for_a_price_before_they_begin() -> None:
+    """A job of known length would gain from waiting for the valley; of a hundred that could begin, one does."""
+    broker = Shifting(promise=1.0)
+    sent = [arrive(broker, view("p"), str(number)) for number in range(100)]
+    assert [len(actions) for actions in sent] == [0] + 99 * [1]
+    broker.check()
+
+
+def test_who_was_held_and_finds_no_room_later_waits_in_every_queue_and_all_of_it_counts() -> None:
+    broker = Shifting(promise=2.0)
+    valley = view("p", "q")
+    assert arrive(broker, valley) == ()
+    late = view("p", "q", hour=0, busy="pq", energy=1.0)
+    assert said(broker.wake(late, now_s=6 * HOUR_S)) == [("send", "j", "p"), ("send", "j", "q")]
+    broker.started("j", "q", now_s=7 * HOUR_S)
+    broker.check()
+    assert broker.dial.spent == pytest.approx(7 / 4)
 
 
 def test_a_voucher_draws_jobs_while_it_lasts() -> None:

@@ -5,8 +5,12 @@
     started, stopped, ended      what pools report
 
 Every decision is `broker_hours.outlook`: the least expected cost over the hours that are foreseen. Slowdown is priced
-by a `Dial`, so that waiting for prices costs no more of it than was promised. A job that waits for a price is held by
-the broker; one that waits for devices waits in a pool's own queue, where it keeps its turn.
+by a `Dial`, so that waiting for prices costs no more of it than was promised.
+
+Who has not begun begins wherever there is room; few are made to wait for a price (`PATIENT`). Where no pool has room,
+copies wait in the queues of all: the first pool that starts one wins, and the others are recalled. A copy that another
+pool starts before its recall has come is called off, too, so that a job goes on in one place. What has begun may be
+stopped and held for a price, and goes on from the queue of one pool, where it keeps its turn.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, final
 
 import numpy as np
+import numpy.typing as npt
 
 from myriarch.errors import SpecError
 from myriarch.event.base import Value
@@ -33,6 +38,9 @@ AHEAD_SLOTS: Final = 36
 SMALL: Final = 1.0
 """Jobs that run are left alone when what is left of them costs less than this share of a mean bill: all of those hold
 few per cent of the money, and there are many."""
+PATIENT: Final = 0.005
+"""The share of jobs that wait for a price before they begin: half of the hundredth that a 99th percentile of waits
+leaves out, so that prices do not make it longer."""
 URGENT: Final = 1e9
 """Price of slowdown where no more of it may be had: devices are waited for, prices are not."""
 
@@ -59,7 +67,7 @@ class View:
     market: Market
     """It opens now."""
     free: Mapping[str, Sequence[tuple[float, float, int]]]
-    """By pool: from, until (seconds from now), devices; who waits for the broker left out."""
+    """By pool: from, until (seconds from now), devices; those of its jobs that are `planned` left out."""
     begins_now: BeginsNow
     slot_end_s: float = S_PER_HOUR
     """When the hour is over in which it is now."""
@@ -69,7 +77,7 @@ class View:
 class Held:
     """A job that has not ended.
 
-    Invariant: it waits in at most one pool's queue (`queued`), or runs in one (`runs`), or is stopped or held.
+    Invariant: it waits in the queues of some pools (`queued`), or runs in one (`runs`, `stopping`), or is held.
     """
 
     request: Request
@@ -84,6 +92,11 @@ class Held:
     """When it was last looked at."""
     state: Literal["held", "queued", "runs", "stopping"] = "held"
     pool: str | None = None
+    """Where it runs."""
+    queues: tuple[str, ...] = ()
+    """Where copies of it wait."""
+    declined: bool = False
+    """It could have begun, and was made to wait for a price: all of its waiting counts from then on."""
     began_s: float = 0.0
     ran_s: float = 0.0
     """Work of former stretches."""
@@ -95,6 +108,11 @@ class Held:
     """For prices."""
     counted: float = 0.0
     """What that was taken to cost in slowdown."""
+
+    @property
+    def planned(self) -> bool:
+        """Whether it waits in a queue and is decided anew; for the others that wait in queues, the pools decide."""
+        return self.state == "queued" and (self.declined or self.ran_s > 0)
 
     def age_s(self, now_s: float) -> float:
         """Work done."""
@@ -112,6 +130,8 @@ class Shifting:
         """`promise`: by how much waiting for prices may raise the mean bounded slowdown."""
         self.dial = Dial(promise=promise)
         self.jobs: dict[str, Held] = {}
+        self._declined = 0
+        """Jobs that were made to wait for a price before they began."""
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -161,11 +181,15 @@ class Shifting:
                 actions += self._reconsider(job, offered, now_s=now_s)
         return tuple(actions)
 
-    def started(self, name: str, pool: str, *, now_s: float) -> None:
-        """A pool started it."""
+    def started(self, name: str, pool: str, *, now_s: float) -> tuple[Action, ...]:
+        """A pool started it: the other copies are recalled. Of two that started, the one that came first goes on."""
         job = self.jobs[name]
+        if job.pool is not None and job.pool != pool:
+            return (Recall(job=name, pool=pool, at_s=now_s, reason=f"a copy of it runs in {job.pool}"),)
         self._count(job, now_s=now_s)
-        job.state, job.pool, job.began_s, job.last = "runs", pool, now_s, pool
+        others = [queue for queue in job.queues if queue != pool]
+        job.state, job.pool, job.queues, job.began_s, job.last = "runs", pool, (), now_s, pool
+        return tuple(Recall(job=name, pool=other, at_s=now_s, reason=f"{pool} started it first") for other in others)
 
     def stopped(self, name: str, *, now_s: float) -> None:
         """Its devices are free, and its state is saved."""
@@ -182,15 +206,15 @@ class Shifting:
         """Assert the invariants."""
         for name, job in self.jobs.items():
             assert name == job.request.name
-            assert (job.pool is None) == (job.state == "held"), name
-            assert job.pool is None or job.pool in job.speed
+            assert (job.pool is not None) == (job.state in ("runs", "stopping")), name
+            assert bool(job.queues) == (job.state == "queued"), name
+            assert {*job.queues, *({job.pool} - {None})} <= set(job.speed), name
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
     def _count(self, job: Held, *, now_s: float) -> None:
-        """Time that was waited for a price; of a job that was stopped for one, for devices too."""
-        waits = job.state == "held" or (job.state == "queued" and job.ran_s > 0)
-        if waits and now_s > job.since_s:
+        """Time that was waited for a price; of a job that waited or was stopped for one, for devices too."""
+        if (job.state == "held" or job.planned) and now_s > job.since_s:
             age = np.array([job.age_s(now_s)])
             slow = job.slowness_per_s if age[0] <= 0 else float(job.lives.slowness_per_s(age)[0])
             cost = slow * (now_s - job.since_s)
@@ -212,25 +236,55 @@ class Shifting:
 
     def _place(self, job: Held, offered: _Offered, *, now_s: float) -> list[Action]:
         """Of a job that does not run."""
+        fresh = job.ran_s <= 0
+        if job.state == "queued" and not job.planned:
+            return self._race(job, offered.able(job), now_s=now_s)
         hours, names = offered.hours(job)
+        begins = bool(hours.room[:, 0].any())
+        if fresh and not begins and not job.declined:
+            return self._race(job, self._by_bill(job, hours, names), now_s=now_s)
         if (urgent := self._urgent(job, hours, now_s=now_s)) is not None:
             return self._queue(job, names[urgent], now_s=now_s, reason="short; the cheapest that has room now")
         look = self._look(job, hours, now_s=now_s, at=None)
         pool, slot = look.best
         cost = float(look.begin[pool, slot])
-        if not math.isfinite(cost):
-            return self._queue(
-                job, offered.soonest(job), now_s=now_s, reason="no pool foresees room; it waits its turn"
-            )
+        if slot and fresh and begins and not self._patient(job):
+            pool, slot = int(np.argmin(look.begin[:, 0])), 0
         now = float(look.begin[:, 0].min())
+        if not math.isfinite(cost):
+            if fresh:
+                return self._race(job, self._by_bill(job, hours, names), now_s=now_s)
+            reason = "no pool foresees room; it waits its turn"
+            return self._queue(job, offered.soonest(job), now_s=now_s, reason=reason)
         if slot == 0:
-            return self._queue(job, names[pool], now_s=now_s, reason=f"{cost:.6g}; cheapest now")
+            return self._queue(job, names[pool], now_s=now_s, reason=f"{now:.6g}; cheapest now")
         if hours.room[pool, :slot].any():
             reason = f"{cost:.6g} in {names[pool]} from slot {slot} on; now {now:.6g}"
             offered.take(job, names[pool], slot, now_s=now_s)
             return self._hold(job, now_s=now_s, reason=reason)
+        if fresh and not begins:
+            return self._race(job, self._by_bill(job, hours, names), now_s=now_s)
         reason = f"{cost:.6g} in {names[pool]}, with room from slot {slot} on; elsewhere now {now:.6g}"
         return self._queue(job, names[pool], now_s=now_s, reason=reason, turn=look, names=names)
+
+    def _patient(self, job: Held) -> bool:
+        """Whether one that could begin may be made to wait."""
+        if not job.declined and self._declined < max(PATIENT * self.dial.jobs, 1.0):
+            job.declined = True
+            self._declined += 1
+        return job.declined
+
+    def _race(self, job: Held, names: Sequence[str], *, now_s: float) -> list[Action]:
+        """Copies into all queues in which none waits."""
+        more = [name for name in names if name not in job.queues]
+        reason = f"no pool has room now; copies wait in {', '.join((*job.queues, *more))}"
+        job.state, job.queues = "queued", (*job.queues, *more)
+        return [Send(job=job.request.name, pool=name, at_s=now_s, reason=reason) for name in more]
+
+    def _by_bill(self, job: Held, hours: Hours, names: Sequence[str]) -> list[str]:
+        """Pools, the cheapest first."""
+        bill = _bills(job, hours, np.arange(len(names)))
+        return [names[index] for index in np.argsort(bill, kind="stable").tolist()]
 
     def _urgent(self, job: Held, hours: Hours, *, now_s: float) -> int | None:
         """The pool in which it begins now, where to wait for an hour costs more than to run there: most jobs are short,
@@ -238,19 +292,13 @@ class Shifting:
         now = np.flatnonzero(hours.room[:, 0])
         if not len(now) or job.ran_s > 0:
             return None
-        left_s = float(job.lives.left_s(np.zeros(1))[0]) / hours.speed[now]
-        slots = np.minimum(np.ceil(left_s / S_PER_HOUR).astype(np.int64), 24)
-        ahead = np.cumsum(hours.price[now, 1:25], axis=1)
-        bill = ahead[np.arange(len(now)), slots - 1] / slots * left_s / S_PER_HOUR
+        bill = _bills(job, hours, now)
         hour = self.dial.price * job.slowness_per_s * S_PER_HOUR
         return int(now[np.argmin(bill)]) if hour > bill.min() else None
 
     def _hold(self, job: Held, *, now_s: float, reason: str) -> list[Action]:
-        if job.state != "queued" or job.pool is None:
-            return []
-        left = job.pool
-        job.state, job.pool, job.since_s = "held", None, now_s
-        return [Recall(job=job.request.name, pool=left, at_s=now_s, reason=reason)]
+        left, job.state, job.queues, job.since_s = job.queues, "held", (), now_s
+        return [Recall(job=job.request.name, pool=pool, at_s=now_s, reason=reason) for pool in left]
 
     def _queue(
         self,
@@ -262,20 +310,19 @@ class Shifting:
         turn: Outlook | None = None,
         names: Sequence[str] = (),
     ) -> list[Action]:
-        """Into a pool's queue; whoever waits in one keeps the turn there for a small gain."""
-        if job.pool == pool:
+        """Into one pool's queue; whoever waits in one keeps the turn there for a small gain."""
+        if job.queues == (pool,) or (now_s < job.moved_s and pool != job.last):
             return []
-        if now_s < job.moved_s and pool != job.last:
-            return []
-        actions: list[Action] = []
-        if job.pool is not None:
-            if turn is not None and job.pool in names:
-                here = float(turn.begin[names.index(job.pool)].min())
-                if here - float(turn.begin.min()) <= MOVE_GAIN * abs(here):
-                    return []
-            actions.append(Recall(job=job.request.name, pool=job.pool, at_s=now_s, reason=reason))
-        job.state, job.pool = "queued", pool
-        return [*actions, Send(job=job.request.name, pool=pool, at_s=now_s, reason=reason)]
+        if turn is not None and len(job.queues) == 1 and job.queues[0] in names:
+            here = float(turn.begin[names.index(job.queues[0])].min())
+            if here - float(turn.begin.min()) <= MOVE_GAIN * abs(here):
+                return []
+        left = [queue for queue in job.queues if queue != pool]
+        actions: list[Action] = [Recall(job=job.request.name, pool=p, at_s=now_s, reason=reason) for p in left]
+        if pool not in job.queues:
+            actions.append(Send(job=job.request.name, pool=pool, at_s=now_s, reason=reason))
+        job.state, job.queues = "queued", (pool,)
+        return actions
 
     def _reconsider(self, job: Held, offered: _Offered, *, now_s: float) -> list[Action]:
         """Of a job that runs: stop it where what is saved is worth the stop."""
@@ -297,6 +344,16 @@ class Shifting:
         return [action]
 
 
+def _bills(job: Held, hours: Hours, pools: npt.NDArray[np.intp]) -> Floats:
+    """What a job that has not begun would pay, begun now: at the mean price of as many hours as it is expected to run,
+    24 at the most."""
+    left_s = float(job.lives.left_s(np.zeros(1))[0]) / hours.speed[pools]
+    slots = np.minimum(np.ceil(left_s / S_PER_HOUR).astype(np.int64), 24)
+    ahead = np.cumsum(hours.price[pools, 1:25], axis=1)
+    found: Floats = ahead[np.arange(len(pools)), slots - 1] / slots * left_s / S_PER_HOUR
+    return found
+
+
 class _Offered:
     """A view as arrays, pool by pool; what this round's plans take is no longer free in it."""
 
@@ -312,25 +369,27 @@ class _Offered:
     def _free(self, name: str) -> Floats:
         """The fewest devices that are free in each slot; windows do not overlap, and gaps have none."""
         if name not in self._slots:
-            least = np.full(AHEAD_SLOTS, np.inf)
-            end_s = 0.0
-            for from_s, until_s, devices in (*self.view.free.get(name, ()), (self.edges_s[-1], math.inf, 0)):
-                if from_s > end_s:
-                    least[self._between(end_s, from_s)] = 0.0
-                span = self._between(from_s, until_s)
-                least[span] = np.minimum(least[span], devices)
-                end_s = until_s
-            self._slots[name] = least
+            windows = self.view.free.get(name, ())
+            # A step function: gaps and all beyond have no devices.
+            until_s = [0.0, *(window[1] for window in windows)]
+            from_s = [*(window[0] for window in windows), math.inf]
+            steps_s = np.array([at_s for pair in zip(until_s, from_s, strict=True) for at_s in pair][:-1])
+            devices = np.array([0.0, *(each for window in windows for each in (window[2], 0.0))])
+            kept = np.diff(steps_s, append=math.inf) > 0
+            steps_s, devices = steps_s[kept], devices[kept]
+            first = steps_s.searchsorted(self.edges_s[:-1], side="right") - 1
+            last = np.maximum(steps_s.searchsorted(self.edges_s[1:]), first + 1)
+            spans = np.column_stack((first, last)).ravel()
+            self._slots[name] = np.minimum.reduceat(np.append(devices, math.inf), spans)[::2]
         return self._slots[name]
 
-    def _between(self, from_s: float, until_s: float) -> slice:
-        """Slots that share time with an interval."""
-        first = int(np.searchsorted(self.edges_s, from_s, side="right")) - 1
-        return slice(first, int(np.searchsorted(self.edges_s, until_s, side="left")))
+    def able(self, job: Held) -> list[str]:
+        """Pools in which it can run."""
+        return [name for name in self.names if name in job.speed]
 
     def hours(self, job: Held) -> tuple[Hours, list[str]]:
         """Of the pools in which a job can run."""
-        names = [name for name in self.names if name in job.speed]
+        names = self.able(job)
         devices = job.request.devices
         room = np.array([self._room(job, name) for name in names])
         price = np.array([self._priced(job.request, name) for name in names])
@@ -360,9 +419,9 @@ class _Offered:
 
     def soonest(self, job: Held) -> str:
         """Where nothing is foreseen: the pool with the most devices, or the one in which it waits already."""
-        if job.pool is not None:
-            return job.pool
-        return max((name for name in self.names if name in job.speed), key=lambda name: (self._free(name).max(), name))
+        if job.queues:
+            return job.queues[0]
+        return max(self.able(job), key=lambda name: (self._free(name).max(), name))
 
     def take(self, job: Held, name: str, slot: int, *, now_s: float) -> None:
         """Keep devices for a plan."""

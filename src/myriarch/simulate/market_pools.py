@@ -89,6 +89,11 @@ class Pool:
         """In the order in which they came."""
         self.changes = 0
 
+    @property
+    def free(self) -> int:
+        """Devices on which nobody runs."""
+        return self.devices - sum(devices for devices, _ in self.running.values())
+
     def ahead(self, *, now_s: float, without: frozenset[JobId]) -> Profile:
         """Devices that are free from now on, by estimates: all who wait get their places in turn, but for some."""
         profile = Profile.holding(self.devices, self.running.values(), origin_s=now_s)
@@ -170,8 +175,8 @@ class World:
 
     def starts_now(self, job: JobId, pool: str) -> bool:
         """Whether a pool would start an errand at once, if it were sent there last."""
-        errand = self._errands[job]
-        if pool not in errand.run_s:
+        errand, there = self._errands[job], self.pools[pool]
+        if pool not in errand.run_s or there.free < errand.job.devices:
             return False
         asked, ahead = self.asked_s(job, pool), self.ahead(pool, without=frozenset((job,)))
         return ahead.earliest(errand.job.devices, asked, after_s=self.now_s) <= self.now_s

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from myriarch.errors import SpecError
 from myriarch.schedule.conservative import Conservative
-from myriarch.schedule.conservative_nodes import Claim, ConservativeNodes
+from myriarch.schedule.conservative_nodes import ConservativeNodes
 from myriarch.schedule.counted import Counted
 from myriarch.schedule.decision import Decision, Preempt, Refuse, Resize, Start
 from myriarch.schedule.job import Job, JobId, Within
 from myriarch.schedule.layout import PoolLayout
 from myriarch.schedule.placed import Placed
+from myriarch.schedule.plans import Claim
 from myriarch.schedule.promises import Promises
 from myriarch.simulate.queueing import Task, simulate_queue
 
@@ -236,3 +237,38 @@ def test_what_is_refused() -> None:
     assert refused.reason == "job x asks for 33 devices: pool `a` has 32 devices"
     with pytest.raises(SpecError, match="promises nothing"):
         ConservativeNodes(Placed([POOL]), depth=0)
+
+
+def asking_everybody(scheduler: ConservativeNodes) -> ConservativeNodes:
+    """The rule word for word: at every end all who wait are offered an earlier place, in order of arrival."""
+    end = scheduler.end
+    scheduler._offer = lambda now_s: None  # type: ignore[method-assign]
+
+    def ended(job: JobId, *, now_s: float) -> Sequence[Decision]:
+        decisions = end(job, now_s=now_s)
+        for place in scheduler._line.promised(after_s=now_s).places.tolist():
+            scheduler._move(place, now_s)
+        return decisions
+
+    scheduler.end = ended  # type: ignore[method-assign]
+    return scheduler
+
+
+@given(
+    tasks=workloads(most=24),
+    whole=st.integers(0, 25),
+    pools=st.sampled_from([[WHOLE], [POOL], [POOL, OTHER], [WHOLE, OTHER, POOL]]),
+)
+@settings(max_examples=40)
+def test_who_is_not_asked_would_have_gained_nothing(tasks: list[Task], whole: int, pools: list[PoolLayout]) -> None:
+    """Also where the first ones take whole nodes, so that promises begin in numbers and become nodes."""
+    tasks = [by_fours(task) for task in tasks[:whole]] + tasks[whole:]
+    some = simulate_queue(tasks, ConservativeNodes(Placed(pools)))
+    everybody = simulate_queue(tasks, asking_everybody(ConservativeNodes(Placed(pools))))
+    assert some.digest == everybody.digest
+
+
+def by_fours(task: Task) -> Task:
+    """The same on whole nodes of four, anywhere."""
+    wide = msgspec.structs.replace(task.job, devices=-(-task.job.devices // 4) * 4, within="pool")
+    return msgspec.structs.replace(task, job=wide)

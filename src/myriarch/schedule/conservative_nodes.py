@@ -7,8 +7,9 @@ that it cannot come to nothing for being scattered. In a pool where everybody ta
 are as good as numbers: promises are made in numbers, and are then those of the counted machine.
 
 When a job ends before its estimate, all who wait are offered an earlier place, in order of arrival. Most offers come to
-nothing, and it is known beforehand: a promise was the earliest possible one, so an earlier one must use nodes that were
-given back since, and fit into the gap there; or begin before its own place on one of them.
+nothing, and it is known beforehand (`plans`): a promise was the earliest possible one, so an earlier one must use nodes
+that were given back since, and fit into a gap there; or begin before its own place on one of them. An end therefore
+costs what it takes to compare all who wait with those nodes, as arrays, and what there is of promises that move.
 
 When a job outlasts its estimate, or nodes come and go, nothing can be kept: all who wait are promised anew, in order of
 arrival. A job that is overdue is taken to go on for as long again as it is late (of Tsafrir, Etsion and Feitelson's
@@ -19,15 +20,16 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, NamedTuple, final
+from collections.abc import Iterator, Sequence
+from typing import Final, final
 
 from myriarch.errors import SpecError
 from myriarch.schedule.decision import Decision, Placement, Preempt, Reason, Start
 from myriarch.schedule.job import Job, JobId
-from myriarch.schedule.line import Line
+from myriarch.schedule.line import Line, Waiting
 from myriarch.schedule.placed import Placed
-from myriarch.schedule.promises import Promises, Seat, WholeNodes
+from myriarch.schedule.plans import Asked, Claim, GivenBack, Plan
+from myriarch.schedule.promises import Promises, WholeNodes
 from myriarch.schedule.runs import Runs
 from myriarch.schedule.scheduler import refusal
 
@@ -36,86 +38,6 @@ SLURM_DEPTH: Final = 500
 OVERDUE_LEAST_S: Final = 60.0
 """An overdue job is taken to go on for so long at least: `OverTimeLimit` and its kin are in minutes."""
 NEVER: Final = float("inf")
-
-
-class Claim(NamedTuple):
-    """Devices of a pool for somebody, from an instant until another."""
-
-    pool: str
-    many: int
-    each: int
-    start_s: float
-    until_s: float
-    nodes: tuple[int, ...]
-    """Empty: any."""
-
-
-class _GivenBack:
-    """What nobody needs any more, and who could gain by it at most."""
-
-    __slots__ = ("claim", "from_s", "gaps_s", "most", "stale")
-
-    def __init__(self, claim: Claim, from_s: float) -> None:
-        self.claim = claim
-        self.from_s = from_s
-        self.gaps_s: list[float] = []
-        """Of as many devices of a node: the longest time that they are free around it."""
-        self.most = 0
-        """Where nodes are numbers: how many are free at once."""
-        self.stale = True
-        """Whether promises were made since the gaps were looked at: they may be shorter."""
-
-    def helps(self, plan: _Plan, job: Job, own: Claim, many: int, each: int) -> bool:
-        """Whether a job that has a place of its own may find an earlier one on these nodes."""
-        if self.from_s >= own.start_s:
-            return False
-        if plan.whole is not None:
-            return many <= self.most or (own.pool == self.claim.pool and own.start_s < self.claim.until_s)
-        if own.pool == self.claim.pool and not set(own.nodes).isdisjoint(self.claim.nodes):
-            return True
-        assert plan.promises is not None
-        if self._fits(job, each) and self.stale:
-            self.gaps_s = plan.promises.gaps_s(self.claim.nodes, self.from_s, self.claim.until_s)
-            self.stale = False
-        return self._fits(job, each)
-
-    def _fits(self, job: Job, each: int) -> bool:
-        return not self.gaps_s or (each < len(self.gaps_s) and job.estimate_s <= self.gaps_s[each])
-
-
-class _Plan:
-    """The promises of one pool: in numbers of nodes for as long as that is enough."""
-
-    def __init__(self, whole: WholeNodes | None, promises: Promises | None) -> None:
-        self.whole = whole
-        self.promises = promises
-
-    def forget(self, now_s: float) -> None:
-        for part in (self.whole, self.promises):
-            if part is not None:
-                part.forget(now_s)
-
-    def earliest(self, job: Job, many: int, each: int, *, before_s: float) -> Seat | None:
-        part = self.whole or self.promises
-        assert part is not None
-        return part.earliest(many, each, job.within, job.estimate_s, before_s=before_s)
-
-    def take(self, claim: Claim) -> None:
-        if self.whole is not None:
-            self.whole.take(claim.many, claim.start_s, claim.until_s)
-        elif self.promises is not None:
-            self.promises.take(claim.nodes, claim.each, claim.start_s, claim.until_s)
-
-    def give(self, claim: Claim) -> None:
-        if self.whole is not None:
-            self.whole.give(claim.many, claim.start_s, claim.until_s)
-        elif self.promises is not None:
-            self.promises.give(claim.nodes, claim.each, claim.start_s, claim.until_s)
-
-    def check(self) -> None:
-        for part in (self.whole, self.promises):
-            if part is not None:
-                part.check()
 
 
 @final
@@ -133,7 +55,7 @@ class ConservativeNodes:
         self.depth = depth
         self._line = Line()
         self._runs = Runs()
-        self._plans: dict[str, _Plan] = {}
+        self._plans: dict[str, Plan] = {}
         self._claims: dict[JobId, Claim] = {}
         """Of those who wait and have a promise."""
         self._running: dict[JobId, Claim] = {}
@@ -143,7 +65,7 @@ class ConservativeNodes:
         self._promises: list[tuple[float, int, JobId]] = []
         """A heap: start, order of promising, job. Promises that were replaced are still in it."""
         self._promised = 0
-        self._given_back: list[_GivenBack] = []
+        self._given_back: list[GivenBack] = []
         """Since everybody was last looked at."""
         self._now_s = float("-inf")
 
@@ -271,7 +193,6 @@ class ConservativeNodes:
         claim = self._earliest(job, now_s)
         if claim is None:
             return False
-        self._plans[claim.pool].take(claim)
         self._first_promise_s.setdefault(job.id, claim.start_s)
         self._settle(at, claim)
         return True
@@ -290,6 +211,8 @@ class ConservativeNodes:
 
     def _settle(self, at: int, claim: Claim) -> None:
         job = self._line.job(at).id
+        self._plans[claim.pool].take(claim)
+        self._plans[claim.pool].seat(job, claim)
         self._claims[job] = claim
         self._line.set_key(at, claim.start_s)
         self._promised += 1
@@ -319,6 +242,7 @@ class ConservativeNodes:
         self._line.remove(at)
         placement = Placement(pool=claim.pool, nodes=nodes, devices_per_node=claim.each)
         self.machine.start(job, placement, now_s=now_s)
+        self._plans[claim.pool].unseat(job.id, claim)
         self._running[job.id] = claim._replace(nodes=nodes)
         promised_s = self._first_promise_s.pop(job.id)
         reason = Reason(rule="promised", waited_s=now_s - job.submit_s, promised_s=promised_s)
@@ -329,41 +253,26 @@ class ConservativeNodes:
     def _give(self, claim: Claim, now_s: float) -> None:
         """Nobody needs this any more, from now on."""
         self._plans[claim.pool].give(claim)
-        self._given_back.append(_GivenBack(claim, max(claim.start_s, now_s)))
+        self._given_back.append(GivenBack(claim, max(claim.start_s, now_s)))
 
     def _offer(self, now_s: float) -> None:
         """Offer everybody, in order of arrival, an earlier start."""
-        given_back = [one for one in self._given_back if one.claim.until_s > now_s]
-        self._given_back, after = [], -1
-        while given_back:
-            for one in given_back:
-                one.from_s, one.stale = max(one.from_s, now_s), True
-            devices = max(self._most(one) for one in given_back)
-            before_s = max(one.claim.until_s for one in given_back)
-            places = self._line.movable(after=after, now_s=now_s, devices=devices, before_s=before_s)
-            moved = next((at for at in places.tolist() if self._gains(at, given_back) and self._move(at, now_s)), None)
-            if moved is None:
-                return
-            given_back.append(self._given_back[-1])  # who was looked at before may use it next time
-            after = moved
+        given_back = [
+            one._replace(from_s=max(one.from_s, now_s)) for one in self._given_back if one.claim.until_s > now_s
+        ]
+        self._given_back = []
+        if not given_back or not self._claims:
+            return
+        waiting = self._line.promised(after_s=now_s)
+        asked = Asked(self._gainers(given_back, waiting))
+        for at in asked:
+            if self._move(at, now_s):  # who was looked at before may use it next time
+                asked.add(self._gainers(self._given_back[-1:], waiting.after(at)))
 
-    def _most(self, given: _GivenBack) -> int:
-        """Nobody who asks for more devices and has no place of his own there gains by what was given back."""
-        whole = self._plans[given.claim.pool].whole
-        if whole is None:
-            return self.machine.devices
-        given.most = whole.most(given.from_s, given.claim.until_s)
-        return given.most * whole.pool.devices_per_node
-
-    def _gains(self, at: int, given_back: Sequence[_GivenBack]) -> bool:
-        """Whether a job may find an earlier place; False: it will not."""
-        job = self._line.job(at)
-        own = self._claims[job.id]
-        ways = {nodes.pool.name: (many, each) for nodes, many, each in self.machine.ways(job)}
-        return any(
-            one.claim.pool in ways and one.helps(self._plans[one.claim.pool], job, own, *ways[one.claim.pool])
-            for one in given_back
-        )
+    def _gainers(self, given_back: Sequence[GivenBack], waiting: Waiting) -> Iterator[int]:
+        """Places of those who may find an earlier start by what was given back; all others will not."""
+        for one in given_back:
+            yield from self._plans[one.claim.pool].gainers(one, waiting, self._line)
 
     def _move(self, at: int, now_s: float) -> bool:
         """Promise a job an earlier start if there is one."""
@@ -374,10 +283,10 @@ class ConservativeNodes:
         if new is None:
             self._plans[old.pool].take(old)
             return False
-        self._plans[new.pool].take(new)
+        self._plans[old.pool].unseat(job.id, old)
         self._settle(at, new)
         again = new.pool == old.pool and new.nodes == old.nodes
-        self._given_back.append(_GivenBack(old, max(old.start_s, new.until_s) if again else old.start_s))
+        self._given_back.append(GivenBack(old, max(old.start_s, new.until_s) if again else old.start_s))
         return True
 
     # --- disturbances -----------------------------------------------------------------------------------------------
@@ -416,7 +325,7 @@ class ConservativeNodes:
 
     # --- plans of pools ---------------------------------------------------------------------------------------------
 
-    def _plan(self, pool: str, job: Job, each: int, now_s: float) -> _Plan:
+    def _plan(self, pool: str, job: Job, each: int, now_s: float) -> Plan:
         """The promises of a pool, of the kind that this job needs."""
         plan = self._plans.get(pool)
         nodes = self.machine.pools[pool]
@@ -427,21 +336,21 @@ class ConservativeNodes:
             plan = self._plans[pool] = self._pinned_plan(pool, now_s)
         return plan
 
-    def _whole_plan(self, pool: str, now_s: float) -> _Plan:
+    def _whole_plan(self, pool: str, now_s: float) -> Plan:
         """In numbers, if all who run there have whole nodes and none will be gone."""
         nodes = self.machine.pools[pool]
         running = [claim for claim in self._running.values() if claim.pool == pool]
         usable = nodes.usable_devices // nodes.pool.devices_per_node
         if nodes.drains or not usable or any(claim.each != nodes.pool.devices_per_node for claim in running):
             return self._pinned_plan(pool, now_s)
-        plan = _Plan(WholeNodes(nodes.pool, usable), None)
+        plan = Plan(self.machine, pool, WholeNodes(nodes.pool, usable))
         plan.forget(now_s)
         for claim in running:
             if claim.until_s > now_s:
                 plan.take(claim)
         return plan
 
-    def _pinned_plan(self, pool: str, now_s: float) -> _Plan:
+    def _pinned_plan(self, pool: str, now_s: float) -> Plan:
         """By node. Promises in numbers that stand get their nodes now: in the order of their starts there are some."""
         nodes = self.machine.pools[pool]
         running = [claim for claim in self._running.values() if claim.pool == pool]
@@ -457,12 +366,14 @@ class ConservativeNodes:
             for at, (job, claim) in enumerate(self._claims.items())
             if claim.pool == pool
         ]
+        plan = Plan(self.machine, pool, promises)
         for start_s, _, job, claim in sorted(standing):
             seat = promises.place_at(start_s, claim.many, claim.each, "pool", claim.until_s - start_s)
             assert seat is not None, "whole nodes that were counted are there"
-            promises.take(seat.nodes, claim.each, start_s, claim.until_s)
-            self._claims[job] = claim._replace(nodes=seat.nodes)
-        return _Plan(None, promises)
+            plan.take(laid := claim._replace(nodes=seat.nodes))
+            plan.seat(job, laid)
+            self._claims[job] = laid
+        return plan
 
 
 def _claim_of(placement: Placement, start_s: float, until_s: float) -> Claim:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,22 @@ class Full:
         """No place for those that outlast the hold."""
         self.ever: set[int] = set()
         """No place at all."""
+
+
+class Waiting(NamedTuple):
+    """Those who have a promise that is not due, in order of arrival: arrays of one length."""
+
+    places: Positions
+    """In the line; ascending."""
+    start_s: NDArray[np.float64]
+    """What is promised."""
+    estimate_s: NDArray[np.float64]
+    shapes: NDArray[np.int64]
+
+    def after(self, place: int) -> Waiting:
+        """Who stands behind a place of the line."""
+        begin = int(self.places.searchsorted(place, side="right"))
+        return Waiting(self.places[begin:], self.start_s[begin:], self.estimate_s[begin:], self.shapes[begin:])
 
 
 class Line:
@@ -181,6 +197,13 @@ class Line:
         wanted &= (keys > now_s) & (keys != np.inf)
         found: Positions = begin + np.flatnonzero(wanted)
         return found
+
+    def promised(self, *, after_s: float) -> Waiting:
+        """All whose key is a start later than an instant."""
+        span = slice(self.first, self._end)
+        keys = self._key[span]
+        found = np.flatnonzero((keys > after_s) & (keys != np.inf))
+        return Waiting(self.first + found, keys[found], self._estimate_s[span][found], self._shapes[span][found])
 
     def check(self) -> None:
         """Assert the invariant."""

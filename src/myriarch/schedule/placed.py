@@ -124,6 +124,18 @@ class Placed:
         """How it would lie in each pool that will do, in the order in which they are tried."""
         return self._ways[self.shape(job)][1]
 
+    @property
+    def shapes(self) -> int:
+        """How many there were so far: they are numbered from 0."""
+        return len(self._ways)
+
+    def gangs(self, pool: str) -> list[tuple[int, int] | None]:
+        """Of each shape: how many nodes of a pool it takes, and devices on each; None: it may not go there."""
+        return [
+            next(((many, each) for nodes, many, each in ways if nodes.pool.name == pool), None)
+            for _, ways in self._ways
+        ]
+
     def place(self, job: Job, *, now_s: float, hold: Hold | None = None) -> Placement | None:
         """Nodes for it, in the first pool that has them."""
         within, ways = self._ways[self.shape(job)]

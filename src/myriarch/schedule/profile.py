@@ -100,6 +100,11 @@ class Profile:
         span = slice(self._first, self._end)
         return list(zip(self._times_s[span].tolist(), self._free[span].tolist(), strict=True))
 
+    def columns(self, *, from_s: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The same from an instant on, in arrays; the free devices are not to be written to."""
+        first = self._index(from_s)
+        return np.maximum(self._times_s[first : self._end], from_s), self._free[first : self._end]
+
     def check(self) -> None:
         """Assert the invariant."""
         times_s, free = self._times_s[self._first : self._end], self._free[self._first : self._end]

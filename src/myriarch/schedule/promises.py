@@ -11,6 +11,7 @@ their begins. So it counts, and the nodes are chosen when a job starts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -106,21 +107,10 @@ class Promises:
         begin = self._row(start_s) if start_s > self._times_s[0] else 0
         return self._search(begin, begin + 1, many, each, within, duration_s)
 
-    def gaps_s(self, nodes: tuple[int, ...], from_s: float, until_s: float) -> list[float]:
-        """How long `n` devices are free at most on one of these nodes, in a gap that lies partly between two instants:
-        nobody whose time there is longer gains by it. Where there are several nodes it is a bound."""
-        begin, end = self._span(from_s, until_s)
+    def columns(self, nodes: Sequence[int]) -> tuple[Floats, Counts]:
+        """Instants from now on, and what is free on some nodes from each until the next: shape (nodes, instants)."""
         rows = self._order[: self._count]
-        free = self._free[rows[:, None], np.array(nodes, dtype=np.intp)].max(axis=1)
-        times_s = np.append(self._times_s[: self._count], np.inf)
-        found = [np.inf]
-        for devices in range(1, int(free[begin:end].max()) + 1):
-            blocked = np.flatnonzero(free < devices)
-            begins = np.concatenate(((0,), blocked + 1))
-            ends = np.append(blocked, self._count)
-            touching = (begins < end) & (ends > begin)
-            found.append(float((times_s[ends[touching]] - times_s[begins[touching]]).max()))
-        return found
+        return self._times_s[: self._count], self._free[rows, np.array(nodes, dtype=np.intp)[:, None]]
 
     def check(self) -> None:
         """Assert the invariant."""
@@ -203,11 +193,6 @@ class Promises:
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    def _span(self, from_s: float, until_s: float) -> tuple[int, int]:
-        times_s = self._times_s[: self._count]
-        begin = max(0, int(times_s.searchsorted(from_s, side="right")) - 1)
-        return begin, max(begin + 1, int(times_s.searchsorted(until_s)))
-
     def _change(self, nodes: tuple[int, ...], devices: int, from_s: float, until_s: float, *, uses: int) -> None:
         """Add to what is free on some nodes, between two instants. What has begun has no row of its own any more."""
         if until_s <= self._times_s[0]:
@@ -219,7 +204,10 @@ class Promises:
         if end < self._count:
             self._uses[end] += uses
         rows = self._order[begin:end]
-        self._free[np.ix_(rows, np.array(nodes, dtype=np.intp))] += self._kind(devices)
+        if len(nodes) == 1:
+            self._free[rows, nodes[0]] += self._kind(devices)
+        else:
+            self._free[rows[:, None], np.array(nodes, dtype=np.intp)] += self._kind(devices)
         self._totals[begin:end] += devices * len(nodes)
         if end < self._count and not self._uses[end]:
             self._drop(end)
@@ -285,9 +273,9 @@ class WholeNodes:
         """Somebody does not need them after all."""
         self._profile.give(max(from_s, self._now_s), until_s, many)
 
-    def most(self, from_s: float, until_s: float) -> int:
-        """The most nodes free at once between two instants."""
-        return self._profile.most_free(max(from_s, self._now_s), until_s)
+    def steps(self) -> tuple[Floats, Counts]:
+        """Instants from now on, and how many nodes are free from each until the next."""
+        return self._profile.columns(from_s=self._now_s)
 
     def check(self) -> None:
         """Assert the invariant."""

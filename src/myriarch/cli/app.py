@@ -244,7 +244,7 @@ def simulate(
     ] = "",
     *,
     from_live: Annotated[
-        str, typer.Option("--from-live", metavar="RUN", help="Go on from a run's journal instead, and ask what if.")
+        str, typer.Option("--from-live", metavar="RUN", help="Go on from a run's journal or a queue's stream.")
     ] = "",
     kill: Annotated[
         list[str] | None, typer.Option("--kill", metavar="NODE", help="With --from-live: it dies. Repeatable.")
@@ -265,6 +265,15 @@ def simulate(
         list[str] | None, typer.Option("--spares", metavar="+N", help="With --from-live: more of them, +2 or POOL+2.")
     ] = None,
     as_of_step: Annotated[int | None, typer.Option("--as-of-step", help="With --from-live: look back.")] = None,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--job", metavar="N:TIME", help="With --from-live of a queue: how long would it wait? 8:4h. Repeatable."
+        ),
+    ] = None,
+    as_of_s: Annotated[
+        float | None, typer.Option("--as-of-s", help="With --from-live of a queue: look back to this instant.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds; more than one is a sweep.")] = None,
     vary: Annotated[
         list[str] | None,
@@ -286,13 +295,15 @@ def simulate(
     sweep was stopped. `myriarch report` shows what was found before.
 
     With --from-live a run's journal is replayed, also while it is trained, and virtual time goes on from there: what a
-    fault, a fault rate or more spares would come to.
+    fault, a fault rate or more spares would come to. Of a scheduler's recorded stream it tells how long those that wait
+    still will, and how long a new job would.
     """
     from myriarch.cli.simulate_live import LiveOptions, check_alone, from_live_run
 
     live = LiveOptions(
         run=from_live, kill=tuple(kill or ()), stop=tuple(stop or ()), at_step=at_step, after_s=after_s, faults=faults,
-        repair_s=repair_s, spares=tuple(spares or ()), seeds=seeds, as_of_step=as_of_step,
+        repair_s=repair_s, spares=tuple(spares or ()), seeds=seeds, as_of_step=as_of_step, jobs=tuple(job or ()),
+        as_of_s=as_of_s,
     )  # fmt: skip
     check_alone(
         live, scenario=scenario, sweeps={"--vary": vary, "--workers": workers, "--tune": tune, "--fresh": fresh}

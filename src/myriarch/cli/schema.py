@@ -155,6 +155,12 @@ def _what_if() -> dict[str, Any]:
     return msgspec.json.schema(WhatIf)
 
 
+def _queue() -> dict[str, Any]:
+    from myriarch.simulate.from_live_queue import Queue
+
+    return msgspec.json.schema(Queue)
+
+
 SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fleet": _spec("fleet"),
     "model": _spec("model"),
@@ -178,4 +184,5 @@ SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "sweep": _sweep,
     "tuning": _tuning,
     "what-if": _what_if,
+    "queue": _queue,
 }

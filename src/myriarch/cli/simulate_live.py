@@ -10,6 +10,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -32,6 +33,8 @@ from myriarch.units import NS_PER_S, S_PER_DAY, format_rate, format_s
 
 SEEDS: Final = 9
 SEEDS_MOST: Final = 1000
+OF_QUEUES: Final = ("--job", "--as-of-s")
+"""Options that ask of a queue, and not of one training."""
 _SPARES: Final = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)?\+(\d{1,6})")
 
 
@@ -49,6 +52,9 @@ class LiveOptions:
     spares: Sequence[str] = ()
     seeds: int | None = None
     as_of_step: int | None = None
+    jobs: Sequence[str] = ()
+    """Of a queue, as is the next."""
+    as_of_s: float | None = None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -62,6 +68,8 @@ class LiveOptions:
             "--repair-s": self.repair_s,
             "--spares": self.spares,
             "--as-of-step": self.as_of_step,
+            "--job": self.jobs,
+            "--as-of-s": self.as_of_s,
         }
         return tuple(name for name, value in values.items() if value not in (None, "", ()))
 
@@ -81,6 +89,16 @@ def check_alone(options: LiveOptions, *, scenario: str, sweeps: Mapping[str, obj
 def from_live_run(options: LiveOptions, *, json_output: bool = False, lang: str = "") -> int:
     """Answer and print. Raises UsageError for a run or options that make no sense, IntegrityError for a journal that
     this version of Myriarch would not have written."""
+    stream = stream_of(options.run)
+    strange = [name for name in options.given if (name in OF_QUEUES) != (stream is not None)]
+    strange += ["--seeds"] if stream is not None and options.seeds is not None else []
+    if strange:
+        what = "a queue of jobs" if stream is not None else "one training"
+        raise UsageError(f"{', '.join(strange)}: not of {what}", hint="see `myriarch simulate --help`")
+    if stream is not None:
+        from myriarch.cli.simulate_queue import from_live_queue
+
+        return from_live_queue(stream, jobs=options.jobs, as_of_s=options.as_of_s, json_output=json_output, lang=lang)
     live = read_live(read_records(options.run, as_of_step=options.as_of_step))
     answer = what_if(live, question_of(options, live.resolved))
     if json_output:
@@ -90,13 +108,23 @@ def from_live_run(options: LiveOptions, *, json_output: bool = False, lang: str 
     return EXIT_OK
 
 
+def stream_of(run: str) -> Path | None:
+    """The stream of decisions that is meant, by its file or by the simulation that left it; None: a training's run."""
+    path = Path(run)
+    if path.is_file():
+        return path
+    attempt = find_attempt(run)
+    return attempt.stream if attempt.stream.is_file() and not attempt.journal.is_file() else None
+
+
 def read_records(run: str, *, as_of_step: int | None = None) -> Sequence[Record]:
     """The journal of a run, up to the completion of a step or to its end; a torn last line is left out."""
     path = find_attempt(run).journal
     try:
         records = scan(path.read_bytes()).records
     except FileNotFoundError:
-        raise UsageError(f"{path.parent} has no journal", hint="name a run that was trained, not simulated") from None
+        hint = "name a run that was trained, or jobs that were simulated with `forecasts: true`"
+        raise UsageError(f"{path.parent} has no journal", hint=hint) from None
     except OSError as error:
         raise EnvironmentFault(f"{path} cannot be read: {error.strerror}") from error
     if as_of_step is None:

@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from myriarch.cli.console import Output
+from myriarch.cli.refusal_words import refusal
 from myriarch.cli.report_words import Language
 from myriarch.cli.simulate_words import metric, noted, term, word
 from myriarch.cli.waterfall import draws, show_factors, show_waterfall
+from myriarch.schedule.waits import FIRST_JOBS
 from myriarch.simulate.scenario_answer import Answer, Bill, JobsOf, JobsPart, LentPart
 from myriarch.simulate.scenario_tuning import Tuning
+from myriarch.simulate.scenario_waits import Calibration
 from myriarch.simulate.sweep import Sweep, Variant
 from myriarch.simulate.sweep_statistics import Estimate
 from myriarch.units import format_rate, format_s
@@ -101,7 +104,8 @@ def _jobs(console: Console, jobs: JobsPart, language: Language) -> None:
     console.print(table)
     console.print()
     for refused in jobs.refused[:REFUSED_SHOWN]:
-        console.print(f"{term('refused', language)}: {refused.reason}", style="yellow", soft_wrap=True)
+        why = refusal(refused.reason, language)
+        console.print(f"{term('refused', language)}: {why}", style="yellow", soft_wrap=True)
     if jobs.all.refused > REFUSED_SHOWN:
         rest = jobs.all.refused - REFUSED_SHOWN
         console.print(f"... {rest:,} {term('more', language)}", style="dim")
@@ -150,6 +154,8 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
                     yield term(name, language), f"{count:,}"
             if found.lost_hours:
                 yield term("lost", language), f"{found.lost_hours:,.1f}"
+        if jobs.waits is not None:
+            yield from told_facts(jobs.waits.calibration, language)
         for pool, lent in jobs.lending.items():
             yield f"{term('services', language)} {pool}", _lent(lent, language)
     if answer.faults is not None:
@@ -167,6 +173,20 @@ def _facts(answer: Answer, language: Language) -> Iterator[tuple[str, str]]:
     if jobs is not None and jobs.power_w_most is not None:
         yield term("power", language), format_rate(jobs.power_w_most, "W")
     yield from _bill(answer.bill, language)
+
+
+def told_facts(made: Calibration, language: Language) -> Iterator[tuple[str, str]]:
+    """How waits came out against what jobs were told."""
+    if not made.quantiles:
+        yield term("told_50", language), term("told_nothing", language).format(first=FIRST_JOBS)
+    for one in made.quantiles:
+        of_told = "-" if one.told_within is None else f"{one.told_within:.1%}"
+        shares = {"within": f"{one.within:.1%}", "below": f"{one.below:.1%}", "told": f"{one.told:.1%}"}
+        text = term("told_shares", language).format(**shares, of_told=of_told)
+        yield term(f"told_{100 * one.level:.0f}", language), text
+    if made.loss is not None:
+        text = term("told_of", language).format(loss=f"{made.loss:.2f}", scored=f"{made.scored:,}")
+        yield term("told_loss", language), text
 
 
 def _counted(counts: Mapping[str, int], language: Language) -> str:

@@ -56,7 +56,10 @@ def _parts(played: Played, attempt: Attempt) -> dict[str, Path]:
     """What there is besides the answer."""
     if played.cluster is not None:
         whole(attempt.jobs, played.cluster.write_jobs)
-        return {"jobs": attempt.jobs}
+        if not (stream := played.cluster.stream):
+            return {"jobs": attempt.jobs}
+        whole(attempt.stream, lambda path: path.write_bytes(stream))
+        return {"jobs": attempt.jobs, "stream": attempt.stream}
     if played.run is None:
         return {}
     simulation = played.run.simulation
@@ -72,7 +75,7 @@ def _write_journal(simulation: Simulation, path: Path) -> None:
         file.writelines(map(encode_line, simulation.records))
 
 
-def whole(path: Path, write: Callable[[Path], None]) -> None:
+def whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` write a file beside it, then put it in its place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     write(temporary)

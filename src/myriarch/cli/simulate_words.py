@@ -78,6 +78,31 @@ TERMS: Final[dict[str, dict[Language, str]]] = {
     "use": {"en": "use what was found", "zh": "建议采用"},
     "keep": {"en": "keep what is there", "zh": "建议保持现状"},
     "more": {"en": "more", "zh": "更多"},
+    "told": {"en": "waits as they were forecast", "zh": "等待时间预测的准确程度"},
+    "told_50": {"en": "waits against P50", "zh": "预测 P50"},
+    "told_90": {"en": "waits against P90", "zh": "预测 P90"},
+    "told_shares": {
+        "en": "{within} within, {below} below; {told} told to wait, of these {of_told} within",
+        "zh": "不超过 {within}，低于 {below}；被告知需等待 {told}，其中不超过 {of_told}",
+    },
+    "told_loss": {"en": "loss of the forecasts", "zh": "预测的分位数损失"},
+    "told_of": {"en": "{loss}; {scored} jobs", "zh": "{loss}；{scored} 个作业"},
+    "told_nothing": {
+        "en": "nothing learnt yet: fewer than {first} jobs had started when the last one came",
+        "zh": "尚未学到：最后一个作业到来时，已启动的作业不足 {first} 个",
+    },
+    "queue_running": {"en": "jobs run", "zh": "个作业运行"},
+    "queue_waiting": {"en": "wait", "zh": "个等待"},
+    "queue_at": {"en": "at", "zh": "时刻"},
+    "queue_learnt": {"en": "learnt from {:,} waits that are over", "zh": "由 {:,} 次已结束的等待学得"},
+    "queue_new": {"en": "a new job of", "zh": "新作业，提交者"},
+    "queue_time": {"en": "for", "zh": "时长"},
+    "queue_waits": {"en": "waits now", "zh": "正在等待"},
+    "queue_waited": {"en": "since", "zh": "已等待"},
+    "queue_p50": {"en": "P50 from now", "zh": "还需 P50"},
+    "queue_p90": {"en": "P90 from now", "zh": "还需 P90"},
+    "queue_never": {"en": "never", "zh": "永不"},
+    "queue_at_once": {"en": "at once", "zh": "立即"},
 }
 
 METRICS: Final[dict[str, dict[Language, str]]] = {

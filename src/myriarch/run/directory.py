@@ -7,6 +7,7 @@
     outcome.json emulation.json validation.jsonl report.json logs/
 <output>/<run name>/attempts/0002/           one simulation; that of a run has the journal and ledger of one, too
     scenario.json simulation.json jobs.csv            simulation.json is written last
+    decisions.stream                                  of one that forecasts waits: what its scheduler heard and said
     scenario.json cells/<variant>-<seed>.json sweep.json            of a sweep; sweep.json is written last
     scenario.json trials.jsonl tuning.json                          of a search; tuning.json is written last
 """
@@ -106,6 +107,7 @@ class Attempt:
         self.scenario = path / "scenario.json"
         self.simulation = path / "simulation.json"
         self.jobs = path / "jobs.csv"
+        self.stream = path / "decisions.stream"
         self.cells = path / "cells"
         self.sweep = path / "sweep.json"
         self.trials = path / "trials.jsonl"

@@ -387,6 +387,9 @@ class Scenario(Spec, frozen=True, kw_only=True):
     power: Grid | None = None
     tuning: TuningPlan | None = None
     """Of `--tune`. None: weeks, six of ten of them to search."""
+    forecasts: bool = False
+    """Whether it is asked what each job of a workload would have been told of its wait when it came: P50 and P90, by
+    what had happened until then, under whatever policy."""
     until_s: Duration | None = None
     """What has not ended by then is counted as it stands. None: until all jobs ended."""
     seed: Seed = 0

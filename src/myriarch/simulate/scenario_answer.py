@@ -16,6 +16,7 @@ from myriarch.event.spans import Leaf
 from myriarch.simulate.cluster_outcome import ClusterSummary
 from myriarch.simulate.scenario_faults import FaultIntake
 from myriarch.simulate.scenario_jobs import Intake
+from myriarch.simulate.scenario_waits import WaitsPart
 
 SCHEMA: Final = "myriarch.simulate/1"
 SWEEP_SCHEMA: Final = "myriarch.sweep/1"
@@ -102,6 +103,8 @@ class JobsPart(Value, frozen=True, kw_only=True):
     """What all devices together drew at most, at the plug; None: unknown."""
     lending: dict[str, LentPart] = msgspec.field(default_factory=dict)
     """By pool that lends."""
+    waits: WaitsPart | None = None
+    """What jobs would have been told of their wait; None: the scenario did not ask (`forecasts`)."""
 
 
 class TrainingPart(Value, frozen=True, kw_only=True):

@@ -84,6 +84,8 @@ def _check_no_jobs(scenario: Scenario, asked: str, tell: Tell) -> None:
         tell("policy", f"decides between jobs, and a {asked} is one; remove it")
     if scenario.placement != "nodes":
         tell("placement", f"is of jobs, and a {asked} is one on whole nodes; remove it")
+    if scenario.forecasts:
+        tell("forecasts", f"are of the waits of jobs, and a {asked} waits for nobody; remove it")
     if scenario.tuning is not None and not scenario.run:
         tell("tuning", f"is of a workload, and this is a {asked}; remove it")
     if scenario.faults is not None and scenario.faults.detect_s:

@@ -19,6 +19,7 @@ from myriarch.event.ids import PoolId
 from myriarch.event.spans import LEAVES
 from myriarch.schedule.layout import PoolLayout, layout_of
 from myriarch.schedule.speed import Speeds
+from myriarch.schedule.stream import Recorder, read
 from myriarch.simulate.cluster import simulate_cluster
 from myriarch.simulate.cluster_outcome import Group
 from myriarch.simulate.queueing import Task
@@ -32,11 +33,12 @@ from myriarch.simulate.scenario_jobs import tasks_for
 from myriarch.simulate.scenario_policy import Setting, surrounded
 from myriarch.simulate.scenario_power import hours_of, meter_of
 from myriarch.simulate.scenario_speed import peak_of, speeds_of
+from myriarch.simulate.scenario_waits import WaitsPart, waits_part
 from myriarch.spec.fleet import Fleet, Pool
 
 JOB_COLUMNS = (
     "job", "tenant", "kind", "pool", "devices", "submit_s", "start_s", "end_s", "run_s", "held_device_s", "lost_s",
-    "preemptions", "restarts", "resizes", "deadline_s", "refused",
+    "preemptions", "restarts", "resizes", "deadline_s", "refused", "told_p50_s", "told_p90_s",
 )  # fmt: skip
 
 
@@ -56,9 +58,14 @@ class ClusterRun:
         self.faulty = faults_for(scenario, tasks)
         made = surrounded(scenario.policy, setting)
         self.lending = made.lending
+        self.stream = bytearray()
+        """All that the scheduler heard and said, where forecasts are asked for."""
+        scheduler = made.scheduler
+        if scenario.forecasts:
+            scheduler = Recorder(made.scheduler, self.stream.extend, name=scenario.policy.name)
         self.outcome = simulate_cluster(
             tasks,
-            made.scheduler,
+            scheduler,
             breakdowns=() if self.faulty is None else self.faulty.breakdowns,
             speeds=setting.speeds,
             until_s=scenario.until_s,
@@ -66,6 +73,11 @@ class ClusterRun:
             observe=stints.observe,
         )
         stints.close(self.outcome)
+        self.waits: WaitsPart | None = None
+        if isinstance(scheduler, Recorder):
+            scheduler.close()
+            end_s = self.outcome.end_s
+            self.waits = waits_part(read(bytes(self.stream)), estimates=setting.asked, end_s=end_s)
         hours = hours_of(scenario.power)
         self.bills = Bills(
             stints,
@@ -137,6 +149,7 @@ class ClusterRun:
             decisions_digest=outcome.digest,
             power_w_most=self.bills.power_w_most({pool.name: owned_devices(pool) for pool in self.fleet.pools}),
             lending=self._lent(),
+            waits=self.waits,
         )
 
     def _lent(self) -> dict[str, LentPart]:
@@ -192,6 +205,7 @@ class ClusterRun:
         """Of `jobs.csv`, in the order of submission; what did not happen is empty."""
         columns = self.outcome.columns
         words = columns.names.words
+        told = {} if self.waits is None else {one.job: (one.p50_s, one.p90_s) for one in self.waits.jobs}
         for at, job in enumerate(columns.ids):
             pool = columns.pool[at]
             numbers = (columns.start_s[at], columns.end_s[at])
@@ -200,6 +214,7 @@ class ClusterRun:
                 columns.devices[at], columns.submit_s[at], *map(_known, numbers), columns.run_s[at],
                 columns.held_device_s[at], columns.lost_s[at], columns.preemptions[at], columns.restarts[at],
                 columns.resizes[at], _known(columns.deadline_s[at]), columns.refused.get(at, ""),
+                *told.get(job, ("", "")),
             )  # fmt: skip
 
     def write_jobs(self, path: Path) -> None:

@@ -27,7 +27,7 @@ def myriarch(tmp_path: Path) -> Command:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
 

@@ -30,7 +30,8 @@ Slowdown: (wait + run) / max(shortest run in any pool, 10 s), at least 1. `owner
 own jobs. All prices are synthetic (`simulate.market_draw`). Jobs over 256 devices or five days are left out.
 
 `best static` is the pool with the least cost plus P for each unit of slowdown: what the broker was told to minimise.
-stdout is a table, or JSON: {"machine", "command", "runs": [{"case", "seed", "jobs", "ways": {...}, "compared": {...}}]}
+stdout is a table, or JSON: {"machine", "command", "cpu_s", "over_runs": {...}, "runs": [{"case", "seed", "jobs",
+"ways": {...}, "compared": {...}}]}.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ from myriarch.simulate.market_energy import Held, Plant, Watts, spent, watts_of
 from myriarch.simulate.market_hours import SiteHours
 from myriarch.simulate.market_pools import Errand, Pause, Placed, Policy, World
 from myriarch.simulate.queueing import Task
+from myriarch.simulate.sweep_statistics import estimate
 from myriarch.simulate.workload.reading import read_trace
 from myriarch.simulate.workload.trace import TraceJob
 from myriarch.spec.catalogue import lookup
@@ -85,7 +87,14 @@ FILES: Final = {
     "mira": "alcf_mira_2018.csv.gz",
     "philly": "philly_2017_jobs.csv.gz",
     "kalos": "acme_kalos_llm_completed.csv.gz",
+    "sdsc": "sdsc_sp2_5k.swf.gz",
+    "lublin": "lublin_256.swf.gz",
+    "nasa": "nasa_ipsc_1993.swf.gz",
+    "theta": "alcf_thetagpu_2023.csv.gz",
+    "pai": "alibaba_pai2020_gaia_100k.csv.gz",
 }
+ASKED: Final = ("mira", "sdsc", "theta")
+"""Traces that say what users asked for."""
 PRICE: Final = 30.0
 """CNY for a unit of bounded slowdown: of 0.1, 1, 5, 30 and 200 the first, on case three with seed 0, whose slowdown is
 below that of the list price; the other cases and seeds did not choose it."""
@@ -93,15 +102,13 @@ MIRA_NODES_PER_DEVICE: Final = 64
 """Mira's 49,152 nodes become 768 devices; its jobs are multiples of 512 nodes, but for the smallest."""
 H800_SPEED: Final = 2.2
 """Over an A100 in BF16 training: an assumption; the ratio of peak rates is 3.2. FP64 jobs of Mira do not run there."""
-PAUSED: Final = ("philly", "kalos")
-"""Training jobs save their state anyway; of Mira's it is not known."""
+PAUSED: Final = ("philly", "kalos", "pai")
+"""Training jobs save their state anyway; of the others' it is not known."""
 PAUSE: Final = Pause(save_s=60.0, load_s=300.0, move_s=1800.0)
 """Assumptions: a minute to save, five to start and load again; between pools half an hour, in which a line of 10 Gb/s
 carries 2.2 TB, 35 GB from each of 64 devices. The line has no price by the byte."""
 PROMISE: Final = 0.05
 """Of mean slowdown that waiting for prices may add: the issue's 5 %, of a slowdown of 1."""
-WEEKS: Final = (9, 10, 8, 11, 12)
-"""Of the traces: what the broker's jobs are of, by seed; later than those of the pools' own jobs (2 to 7)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +135,10 @@ class Case:
     demand: float
     """Of the broker's jobs, as a share of all devices."""
     devices_most: int
+    jobs: tuple[str, ...] = ("mira", "philly", "kalos")
+    """Traces of the broker's jobs."""
+    weeks: tuple[int, ...] = (9, 10, 8, 11, 12)
+    """Of these, by seed; later than those of the pools' own jobs."""
 
 
 SERIES_HOURS: Final = int(SERIES_S / HOUR_S)
@@ -162,6 +173,11 @@ def cases() -> dict[str, Case]:
         speed={"philly": H800_SPEED, "kalos": H800_SPEED, "mira": 0.0},
     )
     desert = Site(name="desert", source="kalos", week=2, devices=320, load=0.60, hours=spot(0.42, 0.55, 1.0, 0.5))
+    delta = Site(name="delta", source="lublin", week=1, devices=384, load=0.70, hours=tariff("guangdong", 0.62, 0.44))
+    lake = Site(name="lake", source="sdsc", week=1, devices=256, load=0.75, hours=tariff("jiangsu", 0.60, 0.58))
+    plain = Site(name="plain", source="pai", week=3, devices=512, load=0.70, hours=spot(0.50, 0.65))
+    gorge = Site(name="gorge", source="nasa", week=2, devices=256, load=0.65, hours=tariff("yunnan", 0.45, 0.15))
+    cape = Site(name="cape", source="theta", week=19, devices=192, load=0.60, hours=spot(0.48, 0.60, 0.5, 0.8))
 
     def coupon(pool: str) -> Voucher:
         return Voucher(
@@ -186,6 +202,33 @@ def cases() -> dict[str, Case]:
             demand=0.15,
             devices_most=256,
         ),
+        Case(
+            name="other",
+            sites=(delta, lake, plain, gorge),
+            vouchers=(coupon("lake"),),
+            demand=0.12,
+            devices_most=128,
+            jobs=("pai", "sdsc", "lublin"),
+            weeks=(5, 6, 4),
+        ),
+        Case(
+            name="five",
+            sites=(delta, plain, gorge, cape, lake),
+            vouchers=(coupon("plain"),),
+            demand=0.12,
+            devices_most=128,
+            jobs=("pai", "nasa"),
+            weeks=(8, 7, 6, 9, 10),
+        ),
+        Case(
+            name="rigid",
+            sites=(delta, lake, gorge),
+            vouchers=(coupon("delta"),),
+            demand=0.12,
+            devices_most=64,
+            jobs=("nasa", "sdsc", "lublin"),
+            weeks=(5, 6, 4),
+        ),
     )
     return {case.name: case for case in made}
 
@@ -195,11 +238,17 @@ def cases() -> dict[str, Case]:
 
 class Traces:
     def __init__(self, folder: Path) -> None:
-        self.jobs = {name: read_trace(folder / file).jobs for name, file in FILES.items()}
-        mira = [job for job in self.jobs["mira"] if job.estimate_s]
+        self._folder = folder
+        self._jobs: dict[str, Sequence[TraceJob]] = {}
+        mira = [job for job in self.jobs("mira") if job.estimate_s]
         order = np.argsort([job.run_s for job in mira])
         self._run_s = np.array([mira[i].run_s for i in order])
         self._asked = np.array([max(mira[i].estimate_s or 0.0, mira[i].run_s) / mira[i].run_s for i in order])
+
+    def jobs(self, source: str) -> Sequence[TraceJob]:
+        if source not in self._jobs:
+            self._jobs[source] = read_trace(self._folder / FILES[source]).jobs
+        return self._jobs[source]
 
     def devices(self, source: str, job: TraceJob) -> int:
         return -(-job.devices // MIRA_NODES_PER_DEVICE) if source == "mira" else job.devices
@@ -207,14 +256,14 @@ class Traces:
     def asked_s(self, source: str, job: TraceJob, rng: np.random.Generator) -> float:
         """What its user asked for; where a trace does not say, as much more than the run as one of Mira's 50 jobs with
         the nearest run times asked."""
-        if source == "mira" and job.estimate_s:
+        if source in ASKED and job.estimate_s:
             return max(job.estimate_s, job.run_s)
         at = int(np.searchsorted(self._run_s, job.run_s))
         near = int(np.clip(at + rng.integers(-25, 25), 0, len(self._run_s) - 1))
         return job.run_s * float(self._asked[near])
 
     def between(self, source: str, from_s: float, until_s: float) -> list[TraceJob]:
-        return [job for job in self.jobs[source] if from_s <= job.submit_s < until_s]
+        return [job for job in self.jobs(source) if from_s <= job.submit_s < until_s]
 
 
 def owned(site: Site, traces: Traces, rng: np.random.Generator) -> list[Task]:
@@ -262,18 +311,18 @@ class Known:
 def errands(case: Case, traces: Traces, week: int, rng: np.random.Generator) -> list[Known]:
     found: list[tuple[str, TraceJob]] = []
     from_s = week * WEEK_S
-    for source in FILES:
+    for source in case.jobs:
         found += [
             (source, job)
             for job in traces.between(source, from_s, from_s + BROKER_S)
             if traces.devices(source, job) <= case.devices_most and 0 < job.run_s <= RUN_MOST_S
         ]
-    # Each source brings a third of the demand.
+    # Each source brings an equal part of the demand.
     total = sum(site.devices for site in case.sites)
     made: list[Known] = []
-    for source in FILES:
+    for source in case.jobs:
         mine = [job for each, job in found if each == source]
-        budget = case.demand * total * BROKER_S / len(FILES)
+        budget = case.demand * total * BROKER_S / len(case.jobs)
         for index in rng.permutation(len(mine)).tolist():
             job = mine[index]
             devices = traces.devices(source, job)
@@ -351,7 +400,7 @@ class Forecasts:
     def _learnt(self, source: str, week: int) -> Learnt:
         """Submissions and ends in the order in which they happened; what had not ended is not known."""
         until_s = week * WEEK_S
-        learnt = Learnt(Durations(estimates=source == "mira"))
+        learnt = Learnt(Durations(estimates=source in ASKED))
         foreseen: dict[JobId, float] = {}
         events: list[tuple[float, int, int, Job, float]] = []
         for number, job in enumerate(self._traces.between(source, until_s - self._weeks * WEEK_S, until_s)):
@@ -681,7 +730,9 @@ class Shifter(Static):
         return View(
             market=market,
             free=free,
-            begins_now=lambda job, pool: world.starts_now(JobId(job), pool),
+            begins_now=lambda job, pool, without: world.starts_now(
+                JobId(job), pool, without=frozenset(JobId(name) for name in without)
+            ),
             slot_end_s=HOUR_S - world.now_s % HOUR_S,
         )
 
@@ -757,7 +808,7 @@ def play(case: Case, seed: int, traces: Traces, forecasts: Forecasts, *, prices:
     rngs = [np.random.default_rng(stream) for stream in streams]
     hours = {site.name: site.hours(rngs[2 * index]) for index, site in enumerate(case.sites)}
     tasks = {site.name: owned(site, traces, rngs[2 * index + 1]) for index, site in enumerate(case.sites)}
-    week = WEEKS[seed % len(WEEKS)]
+    week = case.weeks[seed % len(case.weeks)]
     known = errands(case, traces, week, rngs[-1])
     expected = {each.errand.job.id: forecasts.of(each, week) for each in known}
     listed = {site.name: list_price(site, hours[site.name]) for site in case.sites}
@@ -836,6 +887,26 @@ def compared(ways: Mapping[str, dict[str, Any]], name: str, *, jobs: int) -> dic
     return found
 
 
+def intervals(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the broker over all runs: means with 95 % intervals (Student's t), of ratios in their logarithms; and in how
+    many runs the 99th percentile of waits is at most half of MultiKueue's."""
+    ours = [run["compared"]["broker"] for run in runs]
+    found: dict[str, Any] = {"runs": len(runs)}
+    for other in ("list_price", "best_static", "cheapest_static"):
+        saved = estimate([one[f"saved_against_{other}"] for one in ours])
+        ratio = estimate([math.log(one[f"slowdown_over_{other}"]) for one in ours])
+        width, factor = saved.half_width or 0.0, ratio.half_width or 0.0
+        found[other] = {
+            "saved": [saved.mean, saved.mean - width, saved.mean + width],
+            "saved_least": min(one[f"saved_against_{other}"] for one in ours),
+            "slowdown": [math.exp(ratio.mean + sign * factor) for sign in (0, -1, 1)],
+            "slowdown_most": max(one[f"slowdown_over_{other}"] for one in ours),
+        }
+    found["wait_p99_met"] = sum(one["wait_p99_over_multikueue"] <= 0.5 for one in ours)
+    found["wait_p99_below"] = sum(one["wait_p99_over_multikueue"] < 1.0 for one in ours)
+    return found
+
+
 def row(name: str, one: Mapping[str, Any]) -> str:
     return (
         f"  {name:16}{one['cost']:10,.0f} CNY{one['slowdown_mean']:9.3f}{one['wait_s_mean'] / HOUR_S:8.2f} h"
@@ -857,6 +928,18 @@ def table(result: Mapping[str, Any]) -> str:
                 saved, ratio = one[f"saved_against_{label}"], one[f"slowdown_over_{label}"]
                 lines.append(f"    {name:34}{saved:7.1%}   x {ratio:.3f}")
             lines.append(f"    P99 wait over multikueue's: x {one['wait_p99_over_multikueue']:.2f}")
+    over = result["over_runs"]
+    lines.append(f"broker over {over['runs']} runs, with 95 % intervals and the worst run:")
+    for label in ("list_price", "best_static", "cheapest_static"):
+        (saved, low, high), (ratio, least, most) = over[label]["saved"], over[label]["slowdown"]
+        lines.append(
+            f"  {label:16} saved {saved:6.1%} ({low:.1%} to {high:.1%}; {over[label]['saved_least']:.1%})"
+            f"   slowdown x {ratio:.3f} ({least:.3f} to {most:.3f}; {over[label]['slowdown_most']:.3f})"
+        )
+    lines.append(
+        f"  P99 wait at most half of multikueue's in {over['wait_p99_met']} runs, below it in {over['wait_p99_below']}"
+    )
+    lines.append(f"{result['cpu_s']:.0f} CPU-seconds")
     return "\n".join(lines)
 
 
@@ -884,7 +967,13 @@ def main() -> None:
     ]
     sys.stdout.flush()
     os.dup2(kept, 1)
-    result = {"machine": platform.processor() or platform.machine(), "command": " ".join(sys.argv), "runs": runs}
+    result = {
+        "machine": platform.processor() or platform.machine(),
+        "command": " ".join(sys.argv),
+        "cpu_s": time.process_time(),
+        "over_runs": intervals(runs),
+        "runs": runs,
+    }
     print(json.dumps(result, indent=2) if options.json else table(result))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from myriarch.errors import SpecError
 from myriarch.schedule.broker_dial import LEAST_JOBS, Dial
 from myriarch.schedule.broker_hours import Hours, Lifetimes, Stops, outlook
 from myriarch.schedule.broker_market import Market, Offer, Request, Voucher, Window
-from myriarch.schedule.broker_shifting import Action, Shifting, View
+from myriarch.schedule.broker_shifting import Action, Shifting, Stop, View
 from myriarch.spec.fleet import Chip
 
 CHIP = Chip(id="any", rate_flops_per_s={"bf16": 1e14}, memory_bytes=8e10)
@@ -44,7 +45,7 @@ def view(
             vouchers=vouchers,
         ),
         free={name: [(2 * HOUR_S if name in busy else 0.0, 5 * DAY_S, 8)] for name in pools},
-        begins_now=lambda job, pool: pool not in busy,
+        begins_now=lambda job, pool, without: pool not in busy or bool(without),
     )
 
 
@@ -171,6 +172,61 @@ def test_who_was_held_and_finds_no_room_later_waits_in_every_queue_and_all_of_it
     broker.started("j", "q", now_s=7 * HOUR_S)
     broker.check()
     assert broker.dial.spent == pytest.approx(7 / 4)
+
+
+def test_an_old_job_makes_room_for_one_that_loses_more_by_waiting() -> None:
+    full = view("p", busy="p", energy=1.0)
+    for stops, first_hours, expected in (
+        (STOPS, 10.0, [("stop", "old", "p"), ("send", "new", "p")]),
+        (None, 10.0, [("send", "new", "p")]),
+        (STOPS, 1.0, [("send", "new", "p")]),
+    ):
+        broker = Shifting(promise=0.1)
+        arrive(broker, view("p", energy=1.0), "old", hours=first_hours, stops=stops)
+        broker.started("old", "p", now_s=0.0)
+        assert said(arrive(broker, full, "new", hours=2.0, now_s=HOUR_S / 2)) == expected
+        broker.check()
+        assert broker.wake(full, now_s=HOUR_S) == ()  # once is enough
+
+
+def test_several_make_room_only_if_all_of_them_lose_less() -> None:
+    """Either has half of the devices that are wanted."""
+    for others, stopped in ((("a",), []), (("a", "b"), ["a", "b"]), (("a", "b", "c", "d", "e"), ["a", "b"])):
+        broker = Shifting(promise=0.1)
+        for name in others:
+            arrive(broker, view("p", energy=1.0), name, hours=10.0, stops=STOPS)
+            broker.started(name, "p", now_s=0.0)
+        full = dataclasses.replace(view("p", busy="p"), begins_now=lambda job, pool, without: len(without) == 2)
+        actions = broker.submit(
+            Request(name="new", devices=4), full, speed={"p": 1.0}, limit_s=HOUR_S, lives=Lifetimes(np.full(9, HOUR_S)),
+            slowness_per_s=1 / HOUR_S, stops=None, now_s=HOUR_S,
+        )  # fmt: skip
+        assert [action.job for action in actions if isinstance(action, Stop)] == stopped
+
+
+def test_a_pool_is_chosen_for_the_hours_that_a_job_is_likely_to_run() -> None:
+    """One in ten runs for 30 hours, and most of the money with it: four cheap hours are not what it will pay."""
+    prices = {"p": tuple(0.1 if 18 <= hour < 22 else 1.0 for hour in range(24)), "q": 0.3}
+    runs_s = np.concatenate((np.full(90, 360.0), np.full(10, 30 * HOUR_S)))
+    for lives, pool in ((Lifetimes(runs_s, most_s=30 * HOUR_S), "q"), (Lifetimes(np.full(100, 3 * HOUR_S)), "p")):
+        broker = Shifting(promise=0.0)
+        sent = broker.submit(
+            Request(name="j", devices=2), view("p", "q", energy=prices), speed={"p": 1.0, "q": 1.0},
+            limit_s=30 * HOUR_S, lives=lives, slowness_per_s=1e-3, stops=None, now_s=0.0,
+        )  # fmt: skip
+        assert said(sent) == [("send", "j", pool)]
+
+
+def test_nobody_is_held_whose_wait_would_break_the_promise_if_it_were_short() -> None:
+    """Six hours of waiting are 21,600 / 3,600 units of slowdown for a job of an hour, of 20 x 0.1 that are left."""
+    runs_s = np.concatenate((np.full(1, HOUR_S), np.full(99, 40 * HOUR_S)))
+    for promise, held in ((0.1, False), (1.0, True)):
+        broker = Shifting(promise=promise)
+        sent = broker.submit(
+            Request(name="j", devices=2), view("p"), speed={"p": 1.0}, limit_s=40 * HOUR_S,
+            lives=Lifetimes(runs_s, most_s=40 * HOUR_S), slowness_per_s=1e-6, stops=None, now_s=0.0,
+        )  # fmt: skip
+        assert (sent == ()) == held
 
 
 def test_a_voucher_draws_jobs_while_it_lasts() -> None:

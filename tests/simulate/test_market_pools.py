@@ -104,6 +104,28 @@ def test_what_is_foreseen_is_by_estimates_and_turns() -> None:
     assert seen == [[(98.0, 118.0, 1), (118.0, 200.0, 2)]]
 
 
+def test_a_pool_says_whether_an_errand_would_start_if_others_were_not_there() -> None:
+    """Of two devices one is an owner's until 100 s; another owner waits for both, and may not be delayed."""
+    first, second = JobId("a"), JobId("b")
+    seen: list[list[bool]] = []
+
+    class Asks(Scripted):
+        def arrive(self, errand: Errand, world: World) -> None:
+            if errand.job.id == first:
+                world.send(first, "p")
+                return
+            ways = (frozenset[JobId](), frozenset({first}), frozenset({second}))
+            seen.append([world.starts_now(second, "p", without=without) for without in ways])
+            world.send(second, "p")
+
+    for estimate_s, expected in ((80.0, [False, True, False]), (120.0, [False, False, False])):
+        seen.clear()
+        tasks = owners((0.0, 1, 50.0), (6.0, 2, 10.0))
+        late = errand("b", submit_s=7.0, run_s=estimate_s / 2, pools="p")
+        World({"p": 2}, {"p": tasks}).run([errand("a", submit_s=5.0, pools="p"), late], Asks())
+        assert seen == [expected]
+
+
 def test_an_errand_that_is_stopped_goes_on_where_it_was() -> None:
     """50 s of work; stopped after 20 s, saved for 5 s; 10 s of road and 3 s to load are the price of the other pool."""
     pause = Pause(save_s=5.0, load_s=3.0, move_s=10.0)

@@ -10,7 +10,8 @@ by a `Dial`, so that waiting for prices costs no more of it than was promised.
 Who has not begun begins wherever there is room; few are made to wait for a price (`PATIENT`). Where no pool has room,
 copies wait in the queues of all: the first pool that starts one wins, and the others are recalled. A copy that another
 pool starts before its recall has come is called off, too, so that a job goes on in one place. What has begun may be
-stopped and held for a price, and goes on from the queue of one pool, where it keeps its turn.
+stopped: for a price, or for one that has not begun and loses more by waiting. It goes on from the queue of one pool,
+where it keeps its turn.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ few per cent of the money, and there are many."""
 PATIENT: Final = 0.005
 """The share of jobs that wait for a price before they begin: half of the hundredth that a 99th percentile of waits
 leaves out, so that prices do not make it longer."""
+YIELD_MOST: Final = 4
+"""Jobs that are stopped, at the most, to make room for another, and ways to do so that are asked about in a pool."""
 URGENT: Final = 1e9
 """Price of slowdown where no more of it may be had: devices are waited for, prices are not."""
 
@@ -56,8 +59,9 @@ class Stop(Value, frozen=True, kw_only=True, tag="stop"):
 
 Action = Send | Recall | Stop
 
-BeginsNow = Callable[[str, str], bool]
-"""Whether a pool would start a job at once if it were sent there now, and could: what it needs is there."""
+BeginsNow = Callable[[str, str, frozenset[str]], bool]
+"""Whether a pool would start a job at once if it were sent there now, and some that run there were not there. What it
+needs has to be there, too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,8 @@ class Held:
     """Where copies of it wait."""
     declined: bool = False
     """It could have begun, and was made to wait for a price: all of its waiting counts from then on."""
+    yielded: bool = False
+    """Others have been stopped for it."""
     began_s: float = 0.0
     ran_s: float = 0.0
     """Work of former stretches."""
@@ -238,22 +244,22 @@ class Shifting:
         """Of a job that does not run."""
         fresh = job.ran_s <= 0
         if job.state == "queued" and not job.planned:
-            return self._race(job, offered.able(job), now_s=now_s)
+            return self._race(job, offered, offered.able(job), now_s=now_s)
         hours, names = offered.hours(job)
         begins = bool(hours.room[:, 0].any())
         if fresh and not begins and not job.declined:
-            return self._race(job, self._by_bill(job, hours, names), now_s=now_s)
+            return self._race(job, offered, self._by_bill(job, hours, names), now_s=now_s)
         if (urgent := self._urgent(job, hours, now_s=now_s)) is not None:
             return self._queue(job, names[urgent], now_s=now_s, reason="short; the cheapest that has room now")
         look = self._look(job, hours, now_s=now_s, at=None)
         pool, slot = look.best
         cost = float(look.begin[pool, slot])
-        if slot and fresh and begins and not self._patient(job):
+        if slot and fresh and begins and not self._patient(job, float(hours.edges_s[slot])):
             pool, slot = int(np.argmin(look.begin[:, 0])), 0
         now = float(look.begin[:, 0].min())
         if not math.isfinite(cost):
             if fresh:
-                return self._race(job, self._by_bill(job, hours, names), now_s=now_s)
+                return self._race(job, offered, self._by_bill(job, hours, names), now_s=now_s)
             reason = "no pool foresees room; it waits its turn"
             return self._queue(job, offered.soonest(job), now_s=now_s, reason=reason)
         if slot == 0:
@@ -263,23 +269,62 @@ class Shifting:
             offered.take(job, names[pool], slot, now_s=now_s)
             return self._hold(job, now_s=now_s, reason=reason)
         if fresh and not begins:
-            return self._race(job, self._by_bill(job, hours, names), now_s=now_s)
+            return self._race(job, offered, self._by_bill(job, hours, names), now_s=now_s)
         reason = f"{cost:.6g} in {names[pool]}, with room from slot {slot} on; elsewhere now {now:.6g}"
         return self._queue(job, names[pool], now_s=now_s, reason=reason, turn=look, names=names)
 
-    def _patient(self, job: Held) -> bool:
-        """Whether one that could begin may be made to wait."""
-        if not job.declined and self._declined < max(PATIENT * self.dial.jobs, 1.0):
+    def _patient(self, job: Held, wait_s: float) -> bool:
+        """Whether one that could begin may be made to wait: few, and nobody whose wait would break the promise if it
+        turned out to be short. One that dies in its first minute after a night would use up the waits of all."""
+        worst = wait_s / max(job.lives.shortest_s, BOUND_S)
+        if not job.declined and self._declined < max(PATIENT * self.dial.jobs, 1.0) and worst <= self.dial.left:
             job.declined = True
             self._declined += 1
         return job.declined
 
-    def _race(self, job: Held, names: Sequence[str], *, now_s: float) -> list[Action]:
-        """Copies into all queues in which none waits."""
+    def _race(self, job: Held, offered: _Offered, names: Sequence[str], *, now_s: float) -> list[Action]:
+        """Copies into all queues in which none waits; and older jobs out of its way where that lets it begin."""
         more = [name for name in names if name not in job.queues]
         reason = f"no pool has room now; copies wait in {', '.join((*job.queues, *more))}"
         job.state, job.queues = "queued", (*job.queues, *more)
-        return [Send(job=job.request.name, pool=name, at_s=now_s, reason=reason) for name in more]
+        sends = [Send(job=job.request.name, pool=name, at_s=now_s, reason=reason) for name in more]
+        return [*self._make_room(job, offered, names, now_s=now_s), *sends]
+
+    def _make_room(self, job: Held, offered: _Offered, names: Sequence[str], *, now_s: float) -> list[Action]:
+        """Stop such as lose less by waiting than the job does: the longer one has run, the less a second counts."""
+        if job.yielded:
+            return []
+        for name in names:
+            for given in self._ways_to_yield(job, name, now_s=now_s):
+                if offered.view.begins_now(job.request.name, name, frozenset(one.request.name for one in given)):
+                    job.yielded = True
+                    return [self._stop(one, f"makes room for {job.request.name}", now_s=now_s) for one in given]
+        return []
+
+    def _ways_to_yield(self, job: Held, pool: str, *, now_s: float) -> list[list[Held]]:
+        """One that has enough devices, the smallest first; or several, the largest first."""
+        run = [
+            (one, float(one.lives.slowness_per_s(np.array([one.age_s(now_s)]))[0]))
+            for _, one in sorted(self.jobs.items())
+            if one.state == "runs" and one.pool == pool and one.stops is not None
+        ]
+        run = [(one, slow) for one, slow in run if slow < job.slowness_per_s]
+        enough = sorted(
+            (o for o, _ in run if o.request.devices >= job.request.devices), key=lambda o: o.request.devices
+        )
+        ways = [[one] for one in enough[:YIELD_MOST]]
+        several: list[Held] = []
+        lost = 0.0
+        for one, slow in sorted(run, key=lambda each: -each[0].request.devices):
+            if one.request.devices < job.request.devices and lost + slow < job.slowness_per_s:
+                several, lost = [*several, one], lost + slow
+                ways += [several] if len(several) <= YIELD_MOST else []
+        return ways
+
+    def _stop(self, job: Held, reason: str, *, now_s: float) -> Stop:
+        assert job.pool is not None
+        job.ran_s, job.state = job.age_s(now_s), "stopping"
+        return Stop(job=job.request.name, pool=job.pool, at_s=now_s, reason=reason)
 
     def _by_bill(self, job: Held, hours: Hours, names: Sequence[str]) -> list[str]:
         """Pools, the cheapest first."""
@@ -338,19 +383,19 @@ class Shifting:
         if not look.stay - other > MOVE_GAIN * abs(look.stay):
             return []
         reason = f"to go on costs {look.stay:.6g}; {other:.6g} in {names[pool]} from slot {slot} on"
-        action = Stop(job=job.request.name, pool=job.pool, at_s=now_s, reason=reason)
-        job.ran_s, job.state = job.age_s(now_s), "stopping"
+        action = self._stop(job, reason, now_s=now_s)
         offered.take(job, names[pool], slot, now_s=now_s)
         return [action]
 
 
 def _bills(job: Held, hours: Hours, pools: npt.NDArray[np.intp]) -> Floats:
-    """What a job that has not begun would pay, begun now: at the mean price of as many hours as it is expected to run,
-    24 at the most."""
-    left_s = float(job.lives.left_s(np.zeros(1))[0]) / hours.speed[pools]
-    slots = np.minimum(np.ceil(left_s / S_PER_HOUR).astype(np.int64), 24)
-    ahead = np.cumsum(hours.price[pools, 1:25], axis=1)
-    found: Floats = ahead[np.arange(len(pools)), slots - 1] / slots * left_s / S_PER_HOUR
+    """What a job that has not begun is expected to pay, begun now and never stopped: every hour's price times the chance
+    that it still runs then, and the mean of the last day's for all that is left of it after the horizon."""
+    age_s = hours.speed[pools, None] * hours.edges_s
+    alive = job.lives.alive(age_s.ravel()).reshape(age_s.shape)
+    ahead = (hours.price[pools] * (alive[:, :-1] + alive[:, 1:]) / 2).sum(axis=1)
+    later_s = alive[:, -1] * job.lives.left_s(age_s[:, -1]) / hours.speed[pools]
+    found: Floats = ahead + hours.price[pools, -24:].mean(axis=1) * later_s / S_PER_HOUR
     return found
 
 
@@ -405,7 +450,7 @@ class _Offered:
         blocked = np.concatenate(([0], np.cumsum(busy)))
         room: Bools = (blocked[slots : slots + AHEAD_SLOTS] - blocked[:AHEAD_SLOTS]) == 0
         away = job.last is not None and job.last != name
-        room[0] = (away or job.state != "runs") and self.view.begins_now(job.request.name, name)
+        room[0] = (away or job.state != "runs") and self.view.begins_now(job.request.name, name, frozenset())
         if away:
             room &= self.edges_s[:-1] >= job.moved_s - self.now_s
         return room

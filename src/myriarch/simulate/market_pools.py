@@ -92,11 +92,16 @@ class Pool:
     @property
     def free(self) -> int:
         """Devices on which nobody runs."""
-        return self.devices - sum(devices for devices, _ in self.running.values())
+        return self.devices - self.held(self.running)
+
+    def held(self, jobs: Iterable[JobId]) -> int:
+        """Devices of those of some jobs that run."""
+        return sum(self.running[job][0] for job in jobs if job in self.running)
 
     def ahead(self, *, now_s: float, without: frozenset[JobId]) -> Profile:
-        """Devices that are free from now on, by estimates: all who wait get their places in turn, but for some."""
-        profile = Profile.holding(self.devices, self.running.values(), origin_s=now_s)
+        """Devices that are free from now on, by estimates: all who wait get their places in turn. Some are left out."""
+        held = [span for job, span in self.running.items() if job not in without]
+        profile = Profile.holding(self.devices, held, origin_s=now_s)
         for job in self.waiting.values():
             if job.id not in without:
                 start_s = profile.earliest(job.devices, job.estimate_s, after_s=now_s)
@@ -173,12 +178,12 @@ class World:
             del self.pools[pool].waiting[job]
             self._done(pool, self.pools[pool].scheduler.withdraw(job, now_s=self.now_s))
 
-    def starts_now(self, job: JobId, pool: str) -> bool:
-        """Whether a pool would start an errand at once, if it were sent there last."""
+    def starts_now(self, job: JobId, pool: str, *, without: frozenset[JobId] = frozenset()) -> bool:
+        """Whether a pool would start an errand at once, if it were sent there last; and some others were not there."""
         errand, there = self._errands[job], self.pools[pool]
-        if pool not in errand.run_s or there.free < errand.job.devices:
+        if pool not in errand.run_s or there.free + there.held(without) < errand.job.devices:
             return False
-        asked, ahead = self.asked_s(job, pool), self.ahead(pool, without=frozenset((job,)))
+        asked, ahead = self.asked_s(job, pool), self.ahead(pool, without=without | {job})
         return ahead.earliest(errand.job.devices, asked, after_s=self.now_s) <= self.now_s
 
     def pause(self, job: JobId) -> None:
@@ -227,7 +232,7 @@ class World:
         state = self.now_s, there.changes
         if pool not in self._ahead or self._ahead[pool][0] != state:
             self._ahead[pool] = state, {}
-        kept, missing = self._ahead[pool][1], frozenset(without & there.waiting.keys())
+        kept, missing = self._ahead[pool][1], frozenset(without & (there.waiting.keys() | there.running.keys()))
         if missing not in kept:
             kept[missing] = there.ahead(now_s=self.now_s, without=missing)
         return kept[missing]

@@ -389,8 +389,8 @@ class Shifting:
 
 
 def _bills(job: Held, hours: Hours, pools: npt.NDArray[np.intp]) -> Floats:
-    """What a job that has not begun is expected to pay, begun now and never stopped: every hour's price times the chance
-    that it still runs then, and the mean of the last day's for all that is left of it after the horizon."""
+    """What a job that has not begun is expected to pay, begun now and never stopped: every hour's price times the
+    chance that it still runs then, and the mean of the last day's for all that is left of it after the horizon."""
     age_s = hours.speed[pools, None] * hours.edges_s
     alive = job.lives.alive(age_s.ravel()).reshape(age_s.shape)
     ahead = (hours.price[pools] * (alive[:, :-1] + alive[:, 1:]) / 2).sum(axis=1)

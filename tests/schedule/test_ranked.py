@@ -393,13 +393,14 @@ def test_nobody_is_stopped_whose_stop_is_not_paid_for(
     simulate_cluster(tasks, Ranked(flat(24), shortest(), worth=worth, guard_s=math.inf), observe=observe)
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=14))
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40), st.integers(1, 6)), min_size=1, max_size=14),
+    st.sampled_from([math.inf, 0.5, 1.0, 2.0, 4.0]),
+)
 @settings(max_examples=30, deadline=None)
-def test_least_service_decides_as_the_machine_of_tiresias(drawn: list[tuple[int, int, int]]) -> None:
-    """All jobs end when they do with `las.LeastAttained`, asked at every event; no two instants coincide.
-
-    Without promotion: with it, the two may number first starts of one instant in another order (`LeastService`).
-    """
+def test_least_service_decides_as_the_machine_of_tiresias(drawn: list[tuple[int, int, int]], starves: float) -> None:
+    """All jobs end when they do with `las.LeastAttained`, asked at every event; nobody comes or ends when another does,
+    but one may well fall to another queue when another is promoted."""
     thresholds = (10.0, 60.0)
     tasks = [
         Task(
@@ -410,10 +411,10 @@ def test_least_service_decides_as_the_machine_of_tiresias(drawn: list[tuple[int,
         )
         for n, (at_s, run_s, devices) in enumerate(sorted(drawn))
     ]
-    reference = _by_reference(tasks, LeastAttained(thresholds=thresholds), devices=6)
+    reference = _by_reference(tasks, LeastAttained(thresholds=thresholds, starve_factor=starves), devices=6)
     ranked = Ranked(
         flat(6),
-        LeastService(thresholds=thresholds),
+        LeastService(thresholds=thresholds, starve_factor=starves),
         worth=FREE_OF_CHARGE,
         holds=False,
         guard_s=math.inf,

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Final, Literal, NamedTuple, Protocol, final
 
 from myriarch.errors import SpecError
 from myriarch.schedule.job import Job, JobId
-from myriarch.schedule.las import LEAST_S as PASSING_LEAST_S
-from myriarch.schedule.las import THRESHOLDS_DEVICE_S
+from myriarch.schedule.las import THRESHOLDS_DEVICE_S, Attained, Queues, tick_of
 from myriarch.schedule.priority import MultiFactor
 from myriarch.schedule.standing import Standing
 
@@ -202,84 +200,58 @@ class LeastService(_Unchanging):
     """Tiresias (Gu et al., NSDI 2019, section 3): queues by attained service; in a queue by the first start, those not
     yet started last and by arrival. The rule of `las.LeastAttained`, told by the job instead of over all jobs.
 
-    With `FREE_OF_CHARGE`, no holds and no guard all jobs end when they do there (tested). With promotion too, but for 2
-    of 150 random runs of up to 14 jobs, a third of them without: a job that is promoted as soon as it is stopped makes
-    several decisions within microseconds, and in the one that was traced first starts got numbers in another order.
+    With `FREE_OF_CHARGE`, no holds and no guard all jobs end when they do there, with promotion and without (tested):
+    what a job has had is counted in the same ticks by both (`las.Attained`), so no rounding decides who falls first.
     """
 
     name = "least attained service"
     urgent = True
 
     def __init__(self, *, thresholds: tuple[float, ...] = THRESHOLDS_DEVICE_S, starve_factor: float = math.inf) -> None:
-        if any(low >= high for low, high in pairwise(thresholds)) or (thresholds and thresholds[0] <= 0):
-            raise SpecError(f"thresholds {thresholds} do not rise from above 0; sort them")
-        if starve_factor <= 0:
-            raise SpecError(f"starve_factor {starve_factor:g} would promote everybody at once; use infinity for never")
-        self._thresholds = thresholds
-        self._starve_factor = starve_factor
+        self._queues = Queues(thresholds, starve_factor)
         self._queue: dict[JobId, int] = {}
+        self._attained: dict[JobId, Attained] = {}
+        """Since each last came to the first queue."""
         self._first: dict[JobId, int] = {}
         """Numbers of first starts."""
-        self._promoted: dict[JobId, tuple[float, float, float]] = {}
-        """Service, running and waiting time when it last came to the first queue."""
         self._starts = 0
 
     def submitted(self, standing: Standing, *, now_s: float) -> None:
         """In the first queue."""
         self._queue[standing.job.id] = 0
-        self._promoted[standing.job.id] = (0.0, 0.0, 0.0)
+        self._attained[standing.job.id] = Attained(tick_of(now_s))
 
     def started(self, standing: Standing, *, now_s: float) -> None:
         """First starts order the jobs of one queue."""
+        self._attained[standing.job.id].count(tick_of(now_s), held=standing.held)
         if standing.job.id not in self._first:
             self._first[standing.job.id] = self._starts
             self._starts += 1
 
+    def stopped(self, standing: Standing, *, now_s: float) -> None:
+        """What it had is counted."""
+        self._attained[standing.job.id].count(tick_of(now_s), held=0)
+
     def ended(self, standing: Standing, *, now_s: float) -> None:
         """Forgotten."""
-        del self._queue[standing.job.id], self._promoted[standing.job.id]
+        del self._queue[standing.job.id], self._attained[standing.job.id]
         self._first.pop(standing.job.id, None)
 
     def course(self, standing: Standing, *, now_s: float) -> Course:
         """Its queue, and its place in it, until it falls or is promoted."""
         job = standing.job.id
-        service, ran_s, waited_s = self._since(standing, now_s)
+        attained = self._attained[job]
+        attained.count(tick_of(now_s), held=attained.held)
         waits = not standing.running and now_s > standing.since_s
-        if waits and self._queue[job] > 0 and waited_s >= self._starve_factor * ran_s * (1 - 1e-12):
+        if waits and self._queue[job] and self._queues.starves(attained):
+            attained = self._attained[job] = Attained(attained.until)
             self._queue[job] = 0
-            self._promoted[job] = (
-                standing.service_by(now_s),
-                standing.ran_s + (now_s - standing.since_s if standing.running else 0.0),
-                standing.waited_by(now_s),
-            )
-            service = ran_s = waited_s = 0.0
-        queue = self._queue[job] = max(self._queue[job], self._queue_of(service))
+        queue = self._queue[job] = max(self._queue[job], self._queues.of(attained))
         place = self._first.get(job, NOT_STARTED + standing.number)
-        return Course(
-            queue * QUEUE_APART + place, STEADY, self._until_s(standing, queue, service, ran_s, waited_s, now_s)
-        )
+        return Course(queue * QUEUE_APART + place, STEADY, self._queues.next_s(attained, queue))
 
     def words(self, rank: float) -> str:
-        return f"stands in queue {int(rank // QUEUE_APART)} of {len(self._thresholds) + 1} by attained service"
-
-    def _since(self, standing: Standing, now_s: float) -> tuple[float, float, float]:
-        service, ran_s, waited_s = self._promoted[standing.job.id]
-        ran = standing.ran_s + (now_s - standing.since_s if standing.running else 0.0)
-        return standing.service_by(now_s) - service, ran - ran_s, standing.waited_by(now_s) - waited_s
-
-    def _queue_of(self, service: float) -> int:
-        return sum(service >= threshold * (1 - 1e-12) for threshold in self._thresholds)
-
-    def _until_s(
-        self, standing: Standing, queue: int, service: float, ran_s: float, waited_s: float, now_s: float
-    ) -> float:
-        if standing.running:
-            if queue == len(self._thresholds):
-                return NEVER
-            return now_s + max((self._thresholds[queue] - service) / standing.held, PASSING_LEAST_S)
-        if queue == 0 or math.isinf(self._starve_factor):
-            return NEVER
-        return now_s + max(self._starve_factor * ran_s - waited_s, PASSING_LEAST_S)
+        return f"stands in queue {int(rank // QUEUE_APART)} of {len(self._queues.thresholds) + 1} by attained service"
 
 
 QUEUE_APART: Final = 2.0**46

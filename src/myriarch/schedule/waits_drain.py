@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+from collections.abc import Sequence
 from typing import Final, final
 
 import numpy as np
@@ -38,6 +39,8 @@ STALE: Final = 0.02
 """Part of the wait that was worked out last, after which all is drained anew; until then, newcomers are added."""
 SHORT_JOBS: Final = 8
 """A queue that is no longer is drained anew whenever something happened."""
+LIKELY: Final = 100
+"""Run times that are kept of a job, each as likely as the others."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,7 +50,7 @@ class _Held:
     devices: int
     estimate_s: float
     run_s: Floats
-    """Equally likely run times, ascending."""
+    """Equally likely run times, ascending: LIKELY of them."""
     places: Floats
     """By world: where in that distribution, 0..1."""
     drawn_s: list[float]
@@ -65,23 +68,25 @@ class _World:
 
     def add(self, devices: int, run_s: float) -> None:
         """One more, behind all others."""
-        self.start_s = self.next_s(devices, keep=True)
-        self.free -= devices
+        back = self._take(devices)
+        self.free += sum(each for _, each in back) - devices
+        self.start_s = max(self.start_s, back[-1][0]) if back else self.start_s
         heapq.heappush(self.ends, (self.start_s + run_s, devices))
 
-    def next_s(self, devices: int, *, keep: bool = False) -> float:
+    def next_s(self, devices: int) -> float:
         """When a job would start behind all others."""
-        if devices <= self.free:
-            return self.start_s
-        ends = self.ends if keep else list(self.ends)
-        free, start_s = self.free, self.start_s
-        while free < devices and ends:
-            end_s, back = heapq.heappop(ends)
-            start_s = max(start_s, end_s)
-            free += back
-        if keep:
-            self.free = free
-        return start_s
+        back = self._take(devices)
+        for end in back:
+            heapq.heappush(self.ends, end)
+        return max(self.start_s, back[-1][0]) if back else self.start_s
+
+    def _take(self, devices: int) -> list[tuple[float, int]]:
+        """Off the heap: the ends that one has to wait for until so many are free."""
+        free, back = self.free, []
+        while free < devices and self.ends:
+            back.append(heapq.heappop(self.ends))
+            free += back[-1][1]
+        return back
 
 
 @final
@@ -89,6 +94,7 @@ class Drain:
     """Who waits, in order, and who runs on so many devices.
 
     Invariant: `_worlds` is empty, or has all jobs that wait; it is worked out anew when it was made too long ago.
+    `_busy` devices run, `_queued` are waited for.
     """
 
     def __init__(self, *, devices: int, common: float = COMMON) -> None:
@@ -97,17 +103,20 @@ class Drain:
         self._factors = np.exp(common * np.array(NORMAL))
         self._waiting: dict[JobId, _Held] = {}
         self._running: dict[JobId, _Held] = {}
+        self._busy = self._queued = 0
         self._worlds: list[_World] = []
         self._until_s = 0.0
         """When the worlds are out of date."""
         self._random = np.random.default_rng(SEED)
 
     def submitted(self, job: Job, *, run_s: Floats) -> None:
-        """It waits behind the others."""
+        """It waits behind the others. `run_s`: equally likely run times, ascending."""
         places = (self._random.permutation(WORLDS) + self._random.random(WORLDS)) / WORLDS
         drawn = run_s[(places * len(run_s)).astype(np.intp)]
-        held = _Held(job.devices, job.estimate_s, run_s, places, (drawn * self._factors).tolist())
+        kept = run_s[np.arange(LIKELY) * len(run_s) // LIKELY]
+        held = _Held(job.devices, job.estimate_s, kept, places, (drawn * self._factors).tolist())
         self._waiting[job.id] = held
+        self._queued += job.devices
         for world, each_s in zip(self._worlds, held.drawn_s, strict=False):
             world.add(job.devices, each_s)
 
@@ -116,55 +125,70 @@ class Drain:
         first = next(iter(self._waiting)) == job.id
         held = self._running[job.id] = self._waiting.pop(job.id)
         held.started_s = now_s
+        self._busy += held.devices
+        self._queued -= held.devices
         self._changed(in_order=first)
         return first
 
     def ended(self, job: Job) -> None:
         """It gave its devices back."""
-        del self._running[job.id]
+        self._busy -= self._running.pop(job.id).devices
         self._changed(in_order=True)
 
     def dropped(self, job: Job) -> None:
         """It will not run."""
-        del self._waiting[job.id]
+        self._queued -= self._waiting.pop(job.id).devices
         self._worlds = []
 
     def waits(self, job: Job, *, now_s: float) -> Floats:
         """By world, ascending: how long a job would wait that came now."""
+        if self._busy + self._queued + job.devices <= self._devices:
+            return np.zeros(WORLDS)
         if not self._worlds or now_s >= self._until_s:
             self._work_out(now_s)
         return np.sort([max(world.next_s(job.devices) - now_s, 0.0) for world in self._worlds])
 
     def check(self) -> None:
-        """Assert the invariant, as far as one can see."""
+        """Assert the invariants, as far as one can see."""
         assert len(self._worlds) in (0, WORLDS)
         assert not self._waiting.keys() & self._running.keys()
+        assert self._busy == sum(held.devices for held in self._running.values())
+        assert self._queued == sum(held.devices for held in self._waiting.values())
 
     def _changed(self, *, in_order: bool) -> None:
         if not in_order or len(self._waiting) <= SHORT_JOBS:
             self._worlds = []
 
     def _work_out(self, now_s: float) -> None:
-        left_s = [(_left(held, now_s - held.started_s) * self._factors).tolist() for held in self._running.values()]
-        running = [held.devices for held in self._running.values()]
+        running = list(self._running.values())
+        ends_s = now_s + _left(running, now_s) * self._factors
+        order = np.argsort(ends_s, axis=0, kind="stable")
+        devices = np.array([held.devices for held in running], dtype=np.int64)
         waiting = [(held.devices, held.drawn_s) for held in self._waiting.values()]
         self._worlds = []
         for index in range(WORLDS):
-            ends = [(now_s + each[index], devices) for each, devices in zip(left_s, running, strict=True)]
-            heapq.heapify(ends)
-            world = _World(ends, self._devices - sum(running), now_s)
-            for devices, drawn_s in waiting:
-                world.add(devices, drawn_s[index])
+            first = order[:, index]
+            ends = list(zip(ends_s[first, index].tolist(), devices[first].tolist(), strict=True))
+            world = _World(ends, self._devices - self._busy, now_s)  # what is in order is a heap
+            for needed, drawn_s in waiting:
+                world.add(needed, drawn_s[index])
             self._worlds.append(world)
         starts_s = sorted(world.start_s for world in self._worlds)
         self._until_s = now_s + STALE * (starts_s[WORLDS // 2] - now_s)
 
 
-def _left(held: _Held, age_s: float) -> Floats:
-    """By world: how much longer it runs. Beyond all that was forecast, P(T > t) ~ 1/t, as in `Durations.remaining`,
-    and until its estimate is over it ends by that."""
-    longer = held.run_s[np.searchsorted(held.run_s, age_s, side="right") :]
-    if len(longer):
-        return longer[(held.places * len(longer)).astype(np.intp)] - age_s
-    left_s = max(age_s, 1.0) * held.places / (1.0 - held.places)
-    return np.minimum(left_s, held.estimate_s - age_s) if age_s < held.estimate_s else left_s
+def _left(running: Sequence[_Held], now_s: float) -> Floats:
+    """By job and world: how much longer it runs. Beyond all that was forecast, P(T > t) ~ 1/t, as in
+    `Durations.remaining`, and until its estimate is over it ends by that."""
+    if not running:
+        return np.zeros((0, WORLDS))
+    run_s = np.array([held.run_s for held in running])
+    places = np.array([held.places for held in running])
+    age_s = now_s - np.array([held.started_s for held in running])[:, None]
+    over = (run_s <= age_s).sum(axis=1)[:, None]
+    which = over + (places * (LIKELY - over)).astype(np.intp)
+    left_s = np.take_along_axis(run_s, np.minimum(which, LIKELY - 1), axis=1) - age_s
+    beyond_s = np.maximum(age_s, 1.0) * places / (1.0 - places)
+    bound_s = np.array([held.estimate_s for held in running])[:, None] - age_s
+    beyond_s = np.where(bound_s > 0, np.minimum(beyond_s, bound_s), beyond_s)
+    return np.where(over < LIKELY, left_s, beyond_s)

@@ -182,6 +182,22 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
         job(groups=3, nodes=2, spares=1, devices=2, batch=48),
         [kill("g1/2", at_step=7), kill("g1/3", at_step=16), kill("g1/0", at_step=24), kill("a-3", at_step=30)],
     ),
+    "hit as it joins": (job(groups=3, nodes=1, spares=1), [kill("g1/0", at_step=7), kill("g1/0", at_step=8)]),
+    "nodes are back while all stop for one of them": (
+        job(groups=2, nodes=2, spares=0, recovery=DEGRADE),
+        [
+            kill("a-2", at_step=7),
+            kill("a-3", at_step=7),
+            kill("a-1", at_step=7),
+            back("a-1", at_step=15),
+            back("a-2", at_step=15),
+            back("a-3", at_step=21),
+        ],
+    ),
+    "a node that rested takes its old place": (  # where an older snapshot still lies
+        job(groups=2, nodes=2, spares=1),
+        [kill("g0/1", at_step=step) for step in (7, 13, 21, 30)],
+    ),
     "a node that fails again and again rests": (
         job(groups=3, nodes=1, spares=0, steps=80),
         [kill("g1/0", at_step=step) for step in (7, 14, 30, 48)],
@@ -214,6 +230,13 @@ def test_the_same_decisions(name: str) -> None:
 def test_the_same_decisions_while_healthy_groups_go_on(name: str) -> None:
     resolved, faults = PLAYS[name]
     assert by_fleet(going_on(resolved), faults) == by_control(going_on(resolved), faults)
+
+
+def test_what_is_waited_for_in_vain_ends_whatever_the_instants_last_digit() -> None:
+    """Found by a seed: an instant in nanoseconds lay a hair before the same one in seconds, and the wait was never
+    over."""
+    resolved = job(groups=1, nodes=1, spares=0, recovery=Recovery(wait_limit_s=60.1))
+    assert by_fleet(resolved, [Fault(action="kill", target="a-0", at_s=12.2)])[1] == "failed"
 
 
 def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:

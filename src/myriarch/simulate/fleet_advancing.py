@@ -10,14 +10,14 @@ from myriarch.recover.decide import Budget
 from myriarch.recover.incident import Incident, diagnose
 from myriarch.recover.rests import culprits
 from myriarch.simulate.fleet_assigning import assign_groups, grown_groups, splits
-from myriarch.simulate.fleet_live import go_on, start_missing
+from myriarch.simulate.fleet_live import can_go_on, go_on, start_missing
 from myriarch.simulate.fleet_state import State
 from myriarch.simulate.fleet_together import distrust, form, stop_after_step
 from myriarch.simulate.fleet_work import close, halt
 from myriarch.units import NS_PER_S
 
 ROUNDING_NS: Final = 1_000
-"""An instant in seconds is rounded by less: so much later it is over."""
+"""Seconds as a float are off by less for years: so much later an instant is over, whatever its rounding."""
 
 
 def advance(state: State) -> None:
@@ -25,10 +25,10 @@ def advance(state: State) -> None:
     if state.trouble.incident is not None:
         resolve(state)
         return
-    live = state.terms.live
-    if live:
+    running = state.work.stride is not None and state.work.stopping != state.work.turn
+    if state.terms.live and running:
         start_missing(state)
-    if state.trouble.leaving or state.crew.prepared or (state.work.stride is not None and _why_stop(state)):
+    if state.trouble.leaving or state.crew.prepared or (running and _why_stop(state)):
         stop_after_step(state)
 
 
@@ -40,7 +40,7 @@ def resolve(state: State) -> None:
     assert diagnosis is not None, "all that is found here are facts"
     healthy = [name for name in crew.layouts if name not in trouble.hurt]
     whole = fits({name: crew.sizes[name] for name in healthy}, sequences=state.resolved.run.batch.sequences)
-    goes_on = state.terms.live and whole and trouble.wrong_since is None
+    goes_on = state.terms.live and whole and trouble.wrong_since is None and can_go_on(state, healthy)
     touched = crew.incomplete.keys() | trouble.struck.keys()
     rests = ""
     if goes_on:
@@ -69,7 +69,7 @@ def resolve(state: State) -> None:
             halt(state, ("replace", 0.0))
             until_s = wait_until_s(incident, state.recovery)
             assert until_s is not None
-            state.agenda.at(math.ceil(until_s * NS_PER_S), "overdue", incident.number)
+            state.agenda.at(math.ceil(until_s * NS_PER_S) + ROUNDING_NS, "overdue", incident.number)
     elif decision.choice not in FORMING:
         state.tell(decision.choice, decision.reason.text, incident, groups=list(crew.layouts))
         _give_up(state)

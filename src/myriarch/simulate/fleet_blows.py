@@ -14,7 +14,7 @@ from myriarch.simulate.fleet_agenda import FOR_EVER_S
 from myriarch.simulate.fleet_books import Idle
 from myriarch.simulate.fleet_state import State
 from myriarch.simulate.fleet_together import stop_after_step
-from myriarch.simulate.fleet_work import close, drained, halt, plan_fault
+from myriarch.simulate.fleet_work import AFTER_STEP_NS, close, drained, halt, plan_fault
 from myriarch.units import NS_PER_S
 
 DOWN: Final[Mapping[str, Idle]] = {
@@ -185,6 +185,14 @@ def after_steps(state: State, what: tuple[int, int]) -> None:
         fault(state, one)
     if state.work.stride is not None:
         plan_fault(state, state.work.stride)
+
+
+def strike_standing(state: State) -> None:
+    """All stand: faults that were to strike after the step which they just did find them so."""
+    due = [one for one in state.stepped if (one.at_step or 0) <= state.work.current]
+    state.stepped = state.stepped[len(due) :]
+    for one in due:
+        state.agenda.at(state.now_ns + AFTER_STEP_NS, "fault", one)
 
 
 def _kill(state: State, node: NodeId, course: Course, how: str, rank: int | None) -> None:

@@ -53,6 +53,8 @@ class Crew:
         """With `live`: groups that start beside the others..."""
         self.prepared: dict[GroupId, GroupLayout] = {}
         """...and those that only lack the others' state."""
+        self.joining: dict[GroupId, None] = {}
+        """Groups of `layouts` that are about to take the others' state."""
         self.incarnation = 0
         self.born: dict[GroupId, int] = {}
         """The incarnation that each group's processes were started for."""

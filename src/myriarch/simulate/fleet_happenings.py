@@ -6,7 +6,7 @@ from myriarch.event.actions import Reason
 from myriarch.event.ids import Step
 from myriarch.simulate.fleet_advancing import advance, resolve
 from myriarch.simulate.fleet_assigning import assign_groups, grown_groups
-from myriarch.simulate.fleet_blows import lose_node
+from myriarch.simulate.fleet_blows import lose_node, strike_standing
 from myriarch.simulate.fleet_live import join
 from myriarch.simulate.fleet_state import State
 from myriarch.simulate.fleet_together import form
@@ -20,7 +20,7 @@ def ready(state: State, turn: int) -> None:
     trouble = state.trouble
     for name in trouble.hurt:
         state.tiers.saved.restored(state.crew.layouts[name])
-    trouble.hurt, trouble.struck = {}, {}
+    trouble.hurt, trouble.struck, state.crew.joining = {}, {}, {}
     start_stride(state)
     advance(state)
 
@@ -30,6 +30,7 @@ def stopped(state: State, turn: int) -> None:
     if turn != state.work.turn:
         return
     close(state)
+    strike_standing(state)
     crew, work = state.crew, state.work
     stop_s, copy_s = state.pace.snapshot_s, state.terms.copy_s
     if state.terms.live and state.trouble.leaving:
@@ -37,6 +38,7 @@ def stopped(state: State, turn: int) -> None:
         _let_go(state)
     elif state.trouble.leaving or crew.prepared or state.tiers.short or grown_groups(state):
         halt(state, ("checkpoint_stall", stop_s + copy_s))
+        work.stopping = work.turn
         state.agenda.after(stop_s + copy_s, "held", work.turn)
     elif work.current % state.every:
         start_stride(state)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from myriarch.checkpoint.restore import kept_text
-from myriarch.event.ids import GroupId
+from myriarch.checkpoint.restore import RestorePlan, kept_text
+from myriarch.event.ids import GroupId, Incarnation
 from myriarch.event.layout import GroupLayout
 from myriarch.event.spans import Leaf
 from myriarch.recover.decide import Decision
@@ -34,7 +34,7 @@ def go_on(
     """Healthy groups begin the step under way anew; those that were hit start beside them. `rests`: what is said of
     nodes that failed again."""
     crew, trouble, step = state.crew, state.trouble, state.work.current
-    parts = (decision.reason.text, rests, kept_text(len(healthy), step=step))
+    parts = (decision.reason.text, rests, _from(state, healthy))
     text = "; ".join(part for part in parts if part)
     crew.incarnation += 1
     state.tell(decision.choice, text, incident, groups=healthy, from_step=step, to_step=step, tier="live")
@@ -42,11 +42,18 @@ def go_on(
     for name in trouble.hurt:
         crew.starting.pop(name, None)
         crew.prepared.pop(name, None)
-    _begin(state, [crew.layouts[name] for name in healthy], ("restart", state.terms.regroup_s))
+    crew.joining = {name: None for name in crew.joining if name in healthy}
+    _begin(state, [crew.layouts[name] for name in healthy])
     for name in trouble.hurt:
         if name in planned:
             _start_beside(state, planned[name])
     trouble.hurt, trouble.struck, trouble.incident = {}, {}, None
+
+
+def can_go_on(state: State, healthy: Sequence[GroupId]) -> bool:
+    """Whether some of these groups have the newest state, or it is saved for them."""
+    kept, step = _keepers(state, healthy), state.work.current
+    return bool(kept) or _plan(state, healthy).step == step
 
 
 def start_missing(state: State) -> None:
@@ -82,13 +89,31 @@ def join(state: State) -> None:
     text = f"{what} step {step}; {kept_text(len(crew.layouts), step=step)}"
     names = [layout.group for layout in layouts]
     state.tell(choice, text, None, groups=names, from_step=step, to_step=step, tier="live")
-    crew.prepared = {}
-    move_s = state.terms.restore_s(tier="memory", remote=True) if ready else 0.0
-    _begin(state, layouts, ("restart", state.terms.regroup_s), ("restore", move_s))
+    crew.prepared, crew.joining = {}, dict.fromkeys(ready)
+    _begin(state, layouts)
 
 
-def _begin(state: State, layouts: Sequence[GroupLayout], *leaves: tuple[Leaf, float]) -> None:
+def _from(state: State, healthy: Sequence[GroupId]) -> str:
+    """Where groups that go on have their state from."""
+    kept = _keepers(state, healthy)
+    return kept_text(len(kept), step=state.work.current) if kept else _plan(state, healthy).text
+
+
+def _keepers(state: State, healthy: Sequence[GroupId]) -> list[GroupId]:
+    return [name for name in healthy if name not in state.crew.joining]
+
+
+def _plan(state: State, healthy: Sequence[GroupId]) -> RestorePlan:
+    crew = state.crew
+    layouts = [crew.layouts[name] for name in healthy]
+    return state.tiers.saved.plan(layouts, incarnation=Incarnation(crew.incarnation + 1))[0]
+
+
+def _begin(state: State, layouts: Sequence[GroupLayout]) -> None:
     """The next incarnation, of groups whose processes are there."""
+    terms = state.terms
+    move_s = terms.restore_s(tier="memory", remote=True) if state.crew.joining else 0.0
+    leaves: tuple[tuple[Leaf, float], ...] = (("restart", terms.regroup_s), ("restore", move_s))
     halt(state, *leaves)
     state.crew.lay(layouts, now_ns=state.now_ns)
     state.tiers.copies = state.tiers.saved.place(layouts, members=state.crew.members, spares=True)

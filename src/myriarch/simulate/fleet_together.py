@@ -51,7 +51,7 @@ def form(state: State, assignment: Assignment, *, choice: str, reason: Reason, i
     halt(state, ("model_build" if first else "restart", begin_s), ("restore", restore_s))
     state.counts.lost_steps += state.books.lose_after(plan.step)
     state.work.current = plan.step
-    crew.starting, crew.prepared = {}, {}
+    crew.starting, crew.prepared, crew.joining = {}, {}, {}
     crew.lay(layouts, now_ns=state.now_ns)
     if plan.tier != "memory":
         tiers.saved.committed = None

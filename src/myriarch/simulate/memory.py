@@ -34,14 +34,12 @@ class SimMemory:
         return True
 
     def store_for_restore(self, shard: HeldShard, *, own: bool) -> HeldShard:
-        """Put a fetched shard where the restore finds it; a worker's own takes the place of what is not committed."""
+        """Put a fetched shard where the restore finds it; a worker's own takes the place of what was there."""
         if not own:
             self._foreign.append(shard)
             return shard
         mine = msgspec.structs.replace(shard, role="own", committed=True)
-        cell = self._cells.setdefault((shard.group, shard.rank, "own"), [])
-        cell[:] = [held for held in cell if held.committed][-1:]
-        self.store(mine)
+        self._cells[shard.group, shard.rank, "own"] = [mine]
         return mine
 
     def begin(self) -> None:

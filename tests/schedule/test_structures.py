@@ -128,7 +128,6 @@ def test_line(rows: list[tuple[int, int, int]], free: int, hold_s: int, spare: i
         assert line.job(line.lowest()) == plain[-1]
         places = line.waiting()
         assert [line.job(at) for at in line.in_order(places)] == plain[::-1]
-        assert [line.job(at) for at in line.by_estimate(places)] == sorted(plain, key=lambda one: one.estimate_s)
 
 
 def test_a_line_is_closed_up() -> None:

@@ -36,9 +36,8 @@ class Easy:
 
     def __init__(self, machine: Machine, *, order: Order = ARRIVAL, shortest_first: bool = False) -> None:
         self.machine = machine
-        self._shortlist = Shortlist() if order.by_arrival and not shortest_first else None
+        self._shortlist = _shortlist(order, shortest_first)
         self._queue = Queue(machine, order, shortlist=self._shortlist)
-        self._shortest_first = shortest_first
         self._hold: Hold | None = None
         self._surprises = 0
 
@@ -163,7 +162,7 @@ class Easy:
             self._backfill_ordered(starts, hold, now_s)
 
     def _backfill_in_place(self, starts: list[Start], shortlist: Shortlist, hold: Hold, now_s: float) -> None:
-        """Tried in order of arrival."""
+        """Tried one by one, as the shortlist says."""
         machine, full = self.machine, Full()
         for job in shortlist.candidates(
             free_devices=machine.largest,
@@ -186,14 +185,13 @@ class Easy:
                 return
 
     def _backfill_ordered(self, starts: list[Start], hold: Hold, now_s: float) -> None:
-        """Tried by their estimates, or in the order of the queue. Who is as large as one for whom no place was found
-        is passed over."""
+        """Tried in the order of a queue whose keys change. Who is as large as one for whom no place was found is passed
+        over."""
         line, machine = self._queue.line, self.machine
         left = line.candidates(
             free_devices=machine.largest, now_s=now_s, hold_s=hold.at_s, spare_devices=machine.beside(hold)
         )
-        left = left[left != self._queue.head()]
-        left = line.by_estimate(left) if self._shortest_first else line.in_order(left)
+        left = line.in_order(left[left != self._queue.head()])
         while len(left) and machine.free_devices:
             at, left = int(left[0]), left[1:]
             job = line.job(at)
@@ -210,3 +208,12 @@ class Easy:
         at = self._queue.line.find(job.id)
         assert at is not None
         return self._queue.start(at, placement, now_s=now_s, hold=hold)
+
+
+def _shortlist(order: Order, shortest_first: bool) -> Shortlist | None:
+    """In what order others than the first are tried; None: in one that changes."""
+    if shortest_first:
+        return Shortlist(lambda job: job.estimate_s)
+    if order.by_arrival:
+        return Shortlist()
+    return Shortlist(lambda job: order.key(job, now_s=0.0)) if order.refresh_s == float("inf") else None

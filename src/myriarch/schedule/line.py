@@ -163,11 +163,6 @@ class Line:
         ordered: Positions = places[np.argsort(self._key[places], kind="stable")]
         return ordered
 
-    def by_estimate(self, places: Positions) -> Positions:
-        """Places by estimate, equal ones by arrival."""
-        ordered: Positions = places[np.argsort(self._estimate_s[places], kind="stable")]
-        return ordered
-
     def candidates(self, *, free_devices: int, now_s: float, hold_s: float, spare_devices: int) -> Positions:
         """Who, by mere numbers, may start beside a hold, in order of arrival: what `Shortlist` says one by one."""
         span = slice(self.first, self._end)

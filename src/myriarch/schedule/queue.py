@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.schedule.decision import Decision, Placement, Preempt, Reason, Resize, Start
 from myriarch.schedule.job import Job, JobId
-from myriarch.schedule.line import Line
+from myriarch.schedule.line import SLACK, Line
 from myriarch.schedule.machine import Breakable, Hold, Machine
 from myriarch.schedule.order import Order
 from myriarch.schedule.runs import Runs
@@ -25,6 +27,8 @@ class Queue:
         self._shortlist = shortlist
         self._by_arrival = order.by_arrival
         self._changes = order.refresh_s < float("inf")
+        self._heads: list[tuple[float, int, JobId]] = []
+        """Where keys do not change, a heap: key, arrival, job. Those who left are still in it."""
         self._fresh_s = float("-inf")
         self._runs = Runs()
         self._breaks = isinstance(machine, Breakable)
@@ -34,6 +38,7 @@ class Queue:
         key = 0.0 if self._by_arrival else self.order.key(job, now_s=now_s)
         shape = self.machine.shape(job)
         at = self.line.append(job, shape=shape, key=key)
+        self._head(job, at)
         if self._shortlist is not None:
             self._shortlist.add(job, shape=shape, arrival=self.line.arrival(at))
         return at
@@ -57,7 +62,13 @@ class Queue:
 
     def head(self) -> int:
         """The place of who is first."""
-        return self.line.first if self._by_arrival else self.line.lowest()
+        if self._by_arrival:
+            return self.line.first
+        if self._changes:
+            return self.line.lowest()
+        while (at := self._stands(*self._heads[0])) is None:
+            heapq.heappop(self._heads)
+        return at
 
     def start_heads(self, starts: list[Start], *, now_s: float) -> None:
         """Start the first ones for as long as they fit."""
@@ -116,6 +127,8 @@ class Queue:
         if self._shortlist is not None:
             self._shortlist.check()
             assert len(self._shortlist) == self.line.count
+        if self.line.count and not self._by_arrival:
+            assert self.head() == self.line.lowest()
 
     def _start(self, job: Job, arrival: int, placement: Placement, hold: Hold | None, now_s: float) -> Start:
         if self._breaks:
@@ -126,13 +139,27 @@ class Queue:
             self.order.started(job, now_s=now_s)
         return Start(job=job.id, at_s=now_s, until_s=now_s + job.estimate_s, placement=placement, reason=reason)
 
+    def _head(self, job: Job, at: int) -> None:
+        """Somebody who waits from now on may be first one day."""
+        if self._by_arrival or self._changes:
+            return
+        heapq.heappush(self._heads, (self.line.key(at), self.line.arrival(at), job.id))
+        if len(self._heads) > 2 * self.line.count + SLACK:
+            self._heads = [one for one in self._heads if self._stands(*one) is not None]
+            heapq.heapify(self._heads)
+
+    def _stands(self, key: float, arrival: int, job: JobId) -> int | None:
+        """The place of somebody who waits as he did; None: he left, or waits again with less to do."""
+        at = self.line.find(job)
+        return at if at is not None and (self.line.key(at), self.line.arrival(at)) == (key, arrival) else None
+
     def _wait_again(self, gone: JobId, pool: str, node: int, planned: bool, now_s: float) -> Preempt:
         cut = self._runs.cut(gone, planned=planned, moves=False, now_s=now_s)
         job = cut.left
         self.end(job.id, now_s=now_s)
         key = 0.0 if self._by_arrival else self.order.key(job, now_s=now_s)
         shape = self.machine.shape(job)
-        self.line.insert(job, shape=shape, arrival=cut.arrival, key=key)
+        self._head(job, self.line.insert(job, shape=shape, arrival=cut.arrival, key=key))
         if self._shortlist is not None:
             self._shortlist.add(job, shape=shape, arrival=cut.arrival)
         self._runs.returned(job.id)

@@ -57,6 +57,7 @@ def test_chinese_labels(capsys: pytest.CaptureFixture[str]) -> None:
         "未分到",
         "比价",
         "最接近的是 cloud：同时空闲的卡不足：需要 512，只有 256",
+        "注: cloud 的碳排放未知，在比价中不计",
     ):
         assert word in said
 

@@ -21,14 +21,17 @@ from myriarch.cli.schema import document
 from myriarch.cli.simulate import Options, simulate
 from myriarch.cli.simulate_files import load_scenario
 from myriarch.cli.simulate_words import METRICS as METRIC_WORDS
-from myriarch.cli.simulate_words import TERMS, WORDS_ZH
+from myriarch.cli.simulate_words import PROBLEMS_ZH, TERMS, WORDS_ZH, verdict
 from myriarch.errors import EnvironmentFault, MyriarchError, SpecError, UsageError
 from myriarch.event.actions import Decide
 from myriarch.run.directory import Attempt, find_attempt
 from myriarch.schedule.job import Kind
 from myriarch.simulate import sweep_crew
 from myriarch.simulate.breakdowns import Course
+from myriarch.simulate.rates_log import LogProblemKind
 from myriarch.simulate.scenario_answer import METRICS, Answer
+from myriarch.simulate.tuning import Gain, TuningReport
+from myriarch.simulate.workload.trace import ProblemKind
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples" / "simulate").glob("*.yaml"))
@@ -93,6 +96,7 @@ def test_tables_in_both_languages(folder: Path, capsys: pytest.CaptureFixture[st
     assert set(METRIC_WORDS) == set(METRICS)
     for said in (get_args(Kind), get_args(Course), get_args(get_type_hints(Decide)["choice"])):
         assert set(said) <= set(WORDS_ZH)
+    assert {*get_args(ProblemKind), *get_args(LogProblemKind)} == set(PROBLEMS_ZH)
     assert "小实验" in shown
     assert not re.search(r"\b(experiment|gang|in place|repair|they are in no mean)\b", shown)
     for term in (*TERMS.values(), *METRIC_WORDS.values()):
@@ -136,6 +140,10 @@ def test_problems_of_a_trace_are_said_by_kind(folder: Path, capsys: pytest.Captu
     printed = capsys.readouterr()
     assert "6 lines gave no job: 1 did not run, 1 missing field" in printed.err
     assert json.loads(printed.out)["intake"]["problems"]["repeated id"] == 1
+    assert simulate(Options(scenario="traced.yaml"), lang="zh") == 0
+    said = capsys.readouterr().err
+    assert "6 行无效：从未运行 1，缺少字段 1" in said
+    assert "编号重复 1" in said
 
 
 # --- sweeps ----------------------------------------------------------------------------------------------------------
@@ -225,6 +233,34 @@ def test_tune_says_whether_its_gain_is_proven(folder: Path, capsys: pytest.Captu
     assert f"going on after {trials} trials" in capsys.readouterr().err
     with pytest.raises(UsageError, match="searches by itself"):
         run("tuned.yaml", tune=True, seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"found": {"policy.order": "arrival"}}, "没有更好的参数"),
+        ({"gain_low": None, "gain_high": None}, "证明不了什么"),
+        ({}, "在 4 个未参与搜索的时段上损失 -18.1%，95% 区间 -25.9% 至 -9.5%"),
+        ({"recommended": False}, "有害：在 4 个未参与搜索的时段上损失 -18.1%"),
+        ({"recommended": False, "gain_low": -0.1}, "未证实：在 4 个"),
+    ],
+)
+def test_verdicts_of_a_search_in_chinese(changes: dict[str, Any], said: str) -> None:
+    numbers: dict[str, Any] = {
+        "weeks": 4,
+        "gain": 0.2,
+        "gain_low": 0.1,
+        "gain_high": 0.3,
+        "harm": 0.1,
+        "confidence": 0.95,
+    }
+    gain = Gain(**numbers | {name: value for name, value in changes.items() if name in numbers})
+    rest: dict[str, Any] = {"recommended": True, "found": {"policy.order": "smallest"}}
+    rest |= {name: value for name, value in changes.items() if name in rest}
+    common: dict[str, Any] = {"past": gain, "held_out": gain, "by_week": {}, "tried": 2, "trials": 9}
+    made = TuningReport(reason="in English", present={"policy.order": "arrival"}, **common, **rest)
+    assert said in verdict(made, "zh")
+    assert verdict(made, "en") == "in English"
 
 
 def test_tune_searches_what_is_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

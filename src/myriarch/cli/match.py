@@ -21,7 +21,7 @@ from rich.table import Table
 
 from myriarch.cli.console import Output
 from myriarch.cli.files import read_document_text
-from myriarch.cli.match_reasons import miss, reason
+from myriarch.cli.match_reasons import miss, note, reason
 from myriarch.cli.match_words import term
 from myriarch.cli.report_words import Language, choose_language
 from myriarch.errors import EXIT_DEGRADED, EXIT_OK, SpecError, UsageError
@@ -154,8 +154,9 @@ def show(matching: Matching, market: Market, *, language: Language = "en", conso
     console.print(f"{term('bills', language)}: {bills}")
     _shadows(console, matching, market, language)
     console.print(term("means", language), style="dim", soft_wrap=True)
-    for note in matching.notes:
-        console.print(f"{term('note', language)}: {note}", style="yellow", soft_wrap=True)
+    for text in matching.notes:
+        said = note(text, language=language)
+        console.print(f"{term('note', language)}: {said}", style="yellow", soft_wrap=True)
 
 
 def _status(matching: Matching, language: Language) -> str:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import Final
+
 from myriarch.cli.match_words import term
 from myriarch.cli.report_words import Language
 from myriarch.schedule.broker_result import Decision, Miss, Quote
-from myriarch.units import format_s
+from myriarch.units import format_bytes, format_s
+
+FORMS: Final[dict[str, Callable[[float], str]]] = {"time": format_s, "memory": format_bytes}
+"""Needs that are no mere numbers."""
+NOTES_ZH: Final = (
+    (r"carbon of (.*) is unknown; it counts as nothing there", r"\1 的碳排放未知，在比价中不计"),
+    (
+        r"(\d+) possible starts are too many for one program; each job was placed as it came",
+        r"可能的开始时刻有 \1 个，超出一个整数规划所能及；各作业按到达顺序安排",
+    ),
+)
 
 
 def reason(decision: Decision, *, currency: str, language: Language) -> str:
@@ -20,13 +34,21 @@ def miss(lacking: Miss, *, language: Language) -> str:
     if language == "en":
         return lacking.text
     name = term(f"need_{lacking.need}", language)
+    if lacking.need == "precision":
+        return f"{name}：{lacking.text.partition(':')[0]}"
     if lacking.wanted is None:
         return name
-    time = lacking.need == "time"
-    wanted = format_s(lacking.wanted) if time else f"{lacking.wanted:.6g}"
+    shown = FORMS.get(lacking.need, "{:.6g}".format)
     if lacking.had is None:
-        return f"{name}：需要 {wanted}"
-    return f"{name}：需要 {wanted}，只有 {format_s(lacking.had) if time else format(lacking.had, '.6g')}"
+        return f"{name}：需要 {shown(lacking.wanted)}"
+    return f"{name}：需要 {shown(lacking.wanted)}，只有 {shown(lacking.had)}"
+
+
+def note(text: str, *, language: Language) -> str:
+    """What was not known or not proven of a whole market; what is not known here stays as it is."""
+    if language == "en":
+        return text
+    return next((found.expand(to) for pattern, to in NOTES_ZH if (found := re.fullmatch(pattern, text))), text)
 
 
 def _why(decision: Decision, currency: str) -> str:

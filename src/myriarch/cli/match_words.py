@@ -52,7 +52,7 @@ TERMS: Final[dict[str, tuple[str, str]]] = {
     "need_tenant": ("tenant", "租户无权使用"),
     "need_chip": ("chip", "芯片不符"),
     "need_precision": ("precision", "精度不支持或未知"),
-    "need_memory": ("memory", "显存字节"),
+    "need_memory": ("memory", "显存不足"),
     "need_expectation": ("expectation", "在此需多久未知，请给 device_hours"),
     "need_data": ("data", "没有数据线路"),
     "need_devices": ("devices", "同时空闲的卡不足"),

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from myriarch.cli.report_words import choose_language
+from myriarch.cli.report_words import Language, choose_language
 from myriarch.cli.simulate_files import load_scenario
 from myriarch.cli.simulate_show import show_answer, show_sweep, show_tuning
 from myriarch.cli.simulate_store import Asked, Cells, Trials, keep, resumed, unless_nothing_came
+from myriarch.cli.simulate_words import wrong_lines
 from myriarch.errors import EXIT_OK, UsageError
 from myriarch.run.directory import Attempt, RunDirectory, attempts_under_run, read_json
 from myriarch.simulate.scenario import Scenario
@@ -68,14 +69,15 @@ def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> 
     if any(attempt.launch.is_file() for attempt in attempts_under_run(directory.path)):
         hint = f"give the scenario another `name`: what is simulated does not belong in {directory.path}"
         raise UsageError(f"`{scenario.name}` is a run that was launched, not simulated", hint=hint)
+    language = choose_language(lang)
     with directory.lock():
         made: Made
         if options.tune:
             made = _tuned(scenario, axes, options, directory)
         elif axes or scenario.seeds > 1:
-            made = _sweep(scenario, axes, options, directory)
+            made = _sweep(scenario, axes, options, directory, language)
         else:
-            made = _single(scenario, directory)
+            made = _single(scenario, directory, language)
     if isinstance(made, Answer) and made.run is not None and not json_output:
         from myriarch.cli.report import report
 
@@ -108,23 +110,25 @@ def _print(made: Made, *, json_output: bool, lang: str) -> None:
         show_answer(made, language=choose_language(lang))
 
 
-def _single(scenario: Scenario, directory: RunDirectory) -> Answer:
+def _single(scenario: Scenario, directory: RunDirectory, language: Language) -> Answer:
     played = play(scenario)
-    _tell(played.answer)
+    _tell(played.answer, language)
     return keep(played, asked=Asked(digest=played.answer.digest, scenario=scenario), directory=directory)
 
 
-def _tell(answer: Answer) -> None:
+def _tell(answer: Answer, language: Language) -> None:
     """What is wrong with a trace or a log, on stderr; the JSON has it, too."""
     for intake in (answer.intake, answer.faults):
-        for line in () if intake is None else intake.lines:
-            print(f"warning: {line}", file=sys.stderr)
+        for line in () if intake is None else wrong_lines(intake, language):
+            print(f"{'警告' if language == 'zh' else 'warning'}: {line}", file=sys.stderr)
 
 
 # --- sweeps ----------------------------------------------------------------------------------------------------------
 
 
-def _sweep(scenario: Scenario, axes: tuple[Axis, ...], options: Options, directory: RunDirectory) -> Sweep:
+def _sweep(
+    scenario: Scenario, axes: tuple[Axis, ...], options: Options, directory: RunDirectory, language: Language
+) -> Sweep:
     seeds = tuple(range(scenario.seed, scenario.seed + scenario.seeds))
     variants = variants_of(scenario, axes)
     cells = cells_of(len(variants), seeds)
@@ -137,7 +141,7 @@ def _sweep(scenario: Scenario, axes: tuple[Axis, ...], options: Options, directo
     left = [cell for cell in cells if cell not in found]
     with unless_nothing_came(store.attempt):
         _work(left, [scenario for _, scenario in variants], store, found, workers=_workers(options))
-    _tell(found[cells[0]])
+    _tell(found[cells[0]], language)
     sweep = summarised(
         scenario,
         digest=digest,

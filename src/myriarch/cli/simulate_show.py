@@ -12,7 +12,7 @@ from rich.table import Table
 from myriarch.cli.console import Output
 from myriarch.cli.refusal_words import refusal
 from myriarch.cli.report_words import Language
-from myriarch.cli.simulate_words import metric, noted, term, word
+from myriarch.cli.simulate_words import metric, noted, stretch, term, verdict, word
 from myriarch.cli.waterfall import draws, show_factors, show_waterfall
 from myriarch.schedule.waits import FIRST_JOBS
 from myriarch.simulate.scenario_answer import Answer, Bill, JobsOf, JobsPart, LentPart
@@ -300,8 +300,9 @@ def show_tuning(made: Tuning, *, language: Language = "en", console: Console | N
     report = made.report
     head = f"{made.scenario}: {made.policy}, {report.tried} {term('settings', language)}, {report.trials} "
     console.print(head + term("trials", language), style="bold")
-    verdict = term("use" if report.recommended else "keep", language)
-    console.print(f"{verdict}: {report.reason}", style="green" if report.recommended else "yellow", soft_wrap=True)
+    advice = term("use" if report.recommended else "keep", language)
+    style = "green" if report.recommended else "yellow"
+    console.print(f"{advice}: {verdict(report, language)}", style=style, soft_wrap=True)
     console.print()
     table = Table(box=None, padding=(0, 1))
     table.add_column(term("parameter", language))
@@ -316,7 +317,7 @@ def show_tuning(made: Tuning, *, language: Language = "en", console: Console | N
     for name in ("present", "found", "gain"):
         weeks.add_column(term(name, language), justify="right")
     for name, (before, after) in report.by_week.items():
-        weeks.add_row(name, short_s(before), short_s(after), f"{1 - after / before:+.1%}")
+        weeks.add_row(stretch(name, language), short_s(before), short_s(after), f"{1 - after / before:+.1%}")
     console.print(weeks)
     past = report.past
     console.print(f"{term('past', language)}: {past.saved:+.1%} ({past.weeks})", style="dim")

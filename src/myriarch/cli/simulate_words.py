@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
 from myriarch.cli.report_words import Language
+from myriarch.simulate.scenario_faults import FaultIntake
+from myriarch.simulate.scenario_jobs import Intake
+from myriarch.simulate.tuning import TuningReport
 
 TERMS: Final[dict[str, dict[Language, str]]] = {
     "jobs": {"en": "jobs", "zh": "作业"},
@@ -150,6 +154,14 @@ WORDS_ZH: Final[dict[str, str]] = {
     "numbers": "按编号",
 }  # fmt: skip
 """Of kinds of jobs, courses of faults, decisions and tiers; in English they are as they are written in files."""
+PROBLEMS_ZH: Final[dict[str, str]] = {
+    "missing field": "缺少字段", "not a number": "不是数字", "out of range": "超出范围", "negative time": "时间为负",
+    "no devices": "没有卡", "did not run": "从未运行", "repeated id": "编号重复", "not a record": "不是记录",
+    "unknown pool": "未知的池", "no such node": "没有该节点", "unknown course": "未知的过程", "bad factor": "系数无效",
+    "repeated": "重复",
+}  # fmt: skip
+"""Why lines of traces and logs of faults gave nothing."""
+STRETCHES_ZH: Final = {"week": "周 ", "period": "时段 "}
 NOTES_ZH: Final[tuple[tuple[str, str], ...]] = (
     (r"jobs refused: ([\d,]+); .*", r"被拒绝的作业：\1；没有池能运行它们，见“被拒绝”"),
     (r"jobs that had not ended when the scenario did: ([\d,]+); .*", r"结束时尚未完成的作业：\1；不计入任何平均值"),
@@ -171,6 +183,38 @@ def noted(note: str, language: Language) -> str:
     if language == "en":
         return note
     return next((re.sub(pattern, to, note) for pattern, to in NOTES_ZH if re.fullmatch(pattern, note)), note)
+
+
+def wrong_lines(intake: Intake | FaultIntake, language: Language) -> tuple[str, ...]:
+    """What is to be told about lines of a trace or a log that gave nothing."""
+    if language == "en" or not intake.problems:
+        return intake.lines
+    kinds = "，".join(f"{PROBLEMS_ZH[kind]} {count:,}" for kind, count in sorted(intake.problems.items()))
+    first = intake.examples[0]
+    total = sum(intake.problems.values())
+    return (f"{intake.source}：{total:,} 行无效：{kinds}；首个在第 {first.line} 行（{PROBLEMS_ZH[first.kind]}）",)
+
+
+def verdict(report: TuningReport, language: Language) -> str:
+    """Why the setting that was found is recommended, or not."""
+    if language == "en":
+        return report.reason
+    if report.found == report.present:
+        return "在过去的时段上没有更好的参数"
+    gain = report.held_out
+    if gain.gain_low is None or gain.gain_high is None:
+        return f"未证实：损失 {-gain.saved:+.1%}，只有一个未参与搜索的时段，证明不了什么"
+    low, high = math.expm1(-gain.gain_high), math.expm1(-gain.gain_low)
+    said = f"在 {gain.weeks} 个未参与搜索的时段上损失 {-gain.saved:+.1%}，"
+    said += f"{gain.confidence:.0%} 区间 {low:+.1%} 至 {high:+.1%}"
+    if report.recommended:
+        return said
+    return f"有害：{said}，但不公平程度增加 {math.expm1(gain.harm):.1%}" if gain.proven else f"未证实：{said}"
+
+
+def stretch(name: str, language: Language) -> str:
+    """`week 7` or `period 7` of a search."""
+    return name if language == "en" else re.sub(r"^(week|period) ", lambda one: STRETCHES_ZH[one[1]], name)
 
 
 def term(key: str, language: Language) -> str:

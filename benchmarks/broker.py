@@ -2,34 +2,41 @@
 
     python benchmarks/broker.py --traces FOLDER [--case NAME ...] [--seed N ...] [--price CNY ...] [--json]
 
-FOLDER holds the compact traces of ALCF Mira, Philly and Acme's Kalos. A case has three, four or six pools. Each replays
+FOLDER holds traces: ALCF Mira, Philly and Acme's Kalos for the cases `three`, `four` and `six`, SDSC SP2, Lublin's
+model, NASA iPSC, ThetaGPU and Alibaba PAI for `other`, `five` and `rigid`. A case has three to six pools. Each replays
 some weeks of one trace through its own EASY queue, thinned or repeated to a load, with a tariff or a spot market of its
-own and a voucher for some. The broker's jobs are of a later week of all three traces, a third of their device-hours of
-each; they come over four days, after three in which the pools fill up. The same jobs go through every way to choose:
+own and a voucher for some. The broker's jobs are of a later week of two or three traces, as many device-hours of each
+as far as there are; they come over four days, after three in which the pools fill up. A seed draws prices, thinning and
+limits, and takes another week. The same jobs go through every way to choose:
 
     static POOL   all to one pool
     list price    SkyPilot's rule: pools by list price, the first that can start the job now; else the cheapest's queue,
                   and every ten minutes, its provision timeout, the others are asked again
     multikueue    Incremental: three clusters more every five minutes, in the order of the configuration; the first that
                   starts it wins
-    broker        `schedule.broker_shifting`: on arrival, what waits every quarter of an hour, what runs every hour
+    broker        `schedule.broker_shifting`: on arrival, what waits every quarter of an hour, what runs every hour; who
+                  finds no room anywhere waits in all queues, and older jobs of its own may make room
     broker P      with --price P: `schedule.broker_rolling`, which stops nobody, with P CNY for a unit of bounded
                   slowdown: on arrival, again every quarter of an hour, as a batch every hour
 
 **What is known.** Pools tell who runs and waits now, by the limits that users asked for; nobody knows who comes later.
-Run times are forecasts, learnt from jobs of the same trace that ended before the broker's first one (`Durations`; for
-Mira with the users' limits, for Philly and Kalos without any). The limits of Philly's and Kalos' users, which their
-queues need, are drawn: as much over the run as one of Mira's 50 jobs of the nearest run times. Prices of the next 24
-hours are known, as on a day-ahead market, and hours after that are taken to repeat them.
+Run times are forecasts, learnt from jobs of the same trace that ended before the broker's first one (`Durations`; where
+a trace has the users' limits, with them). Limits that a trace lacks, and queues need, are drawn: as much over the run
+as one of Mira's 50 jobs of the nearest run times. Prices of the next 24 hours are known, as on a day-ahead market, and
+hours after that are taken to repeat them.
 
-`broker` is `schedule.broker_shifting`: training jobs (Philly's and Kalos') may be stopped, saved and moved while they
-run, at the cost of `PAUSE`; Mira's may not. `nobody below` is a lower bound (`broker_bound`).
+`broker` is `schedule.broker_shifting`: training jobs (Philly's, Kalos' and PAI's) may be stopped, saved and moved while
+they run, at the cost of `PAUSE`; the others may not. `nobody below` is a lower bound (`broker_bound`).
 
 **What is counted.** Cost: energy at the price of every hour, cooling included, less vouchers in the order of starts.
 Slowdown: (wait + run) / max(shortest run in any pool, 10 s), at least 1. `owners` is the mean slowdown of the pools'
-own jobs. All prices are synthetic (`simulate.market_draw`). Jobs over 256 devices or five days are left out.
+own jobs. All prices are synthetic (`simulate.market_draw`). Jobs over `devices_most` or five days are left out.
 
-`best static` is the pool with the least cost plus P for each unit of slowdown: what the broker was told to minimise.
+`best static` is the pool with the least cost plus 30 CNY for each job and unit of slowdown (`PRICE`).
+
+A run takes 30 to 120 CPU-seconds, some 30 of them to learn forecasts of a week, once for all cases; without `--case`
+and `--seed` it is twelve runs, a quarter of an hour.
+
 stdout is a table, or JSON: {"machine", "command", "cpu_s", "over_runs": {...}, "runs": [{"case", "seed", "jobs",
 "ways": {...}, "compared": {...}}]}.
 """
@@ -157,7 +164,7 @@ def spot(base: float, carbon: float, sun: float = 0.8, wind: float = 0.4) -> Cal
 
 
 def cases() -> dict[str, Case]:
-    """Three, four and six pools. Flat prices and voucher are examples; see `market_draw` for the tariffs."""
+    """Three to six pools. Flat prices and voucher are examples; see `market_draw` for the tariffs."""
     coast = Site(name="coast", source="mira", week=2, devices=768, load=0.80, hours=tariff("guangdong", 0.62, 0.44))
     east = Site(name="east", source="philly", week=4, devices=640, load=0.75, hours=tariff("shandong", 0.58, 0.64))
     north = Site(name="north", source="kalos", week=6, devices=320, load=0.60, hours=spot(0.55, 0.65))
@@ -888,23 +895,28 @@ def compared(ways: Mapping[str, dict[str, Any]], name: str, *, jobs: int) -> dic
 
 
 def intervals(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of the broker over all runs: means with 95 % intervals (Student's t), of ratios in their logarithms; and in how
-    many runs the 99th percentile of waits is at most half of MultiKueue's."""
+    """Of the broker over all runs: [mean, low, high] with a 95 % interval (Student's t; of one run there is none), of
+    ratios in their logarithms; and in how many runs the 99th percentile of waits is at most half of MultiKueue's."""
     ours = [run["compared"]["broker"] for run in runs]
     found: dict[str, Any] = {"runs": len(runs)}
     for other in ("list_price", "best_static", "cheapest_static"):
-        saved = estimate([one[f"saved_against_{other}"] for one in ours])
-        ratio = estimate([math.log(one[f"slowdown_over_{other}"]) for one in ours])
-        width, factor = saved.half_width or 0.0, ratio.half_width or 0.0
+        saved = [one[f"saved_against_{other}"] for one in ours]
+        ratio = [one[f"slowdown_over_{other}"] for one in ours]
         found[other] = {
-            "saved": [saved.mean, saved.mean - width, saved.mean + width],
-            "saved_least": min(one[f"saved_against_{other}"] for one in ours),
-            "slowdown": [math.exp(ratio.mean + sign * factor) for sign in (0, -1, 1)],
-            "slowdown_most": max(one[f"slowdown_over_{other}"] for one in ours),
+            "saved": interval(saved),
+            "saved_least": min(saved),
+            "slowdown": [None if each is None else math.exp(each) for each in interval([math.log(r) for r in ratio])],
+            "slowdown_most": max(ratio),
         }
     found["wait_p99_met"] = sum(one["wait_p99_over_multikueue"] <= 0.5 for one in ours)
     found["wait_p99_below"] = sum(one["wait_p99_over_multikueue"] < 1.0 for one in ours)
     return found
+
+
+def interval(values: Sequence[float]) -> list[float | None]:
+    found = estimate(values)
+    half = found.half_width
+    return [found.mean, None, None] if half is None else [found.mean, found.mean - half, found.mean + half]
 
 
 def row(name: str, one: Mapping[str, Any]) -> str:
@@ -932,9 +944,10 @@ def table(result: Mapping[str, Any]) -> str:
     lines.append(f"broker over {over['runs']} runs, with 95 % intervals and the worst run:")
     for label in ("list_price", "best_static", "cheapest_static"):
         (saved, low, high), (ratio, least, most) = over[label]["saved"], over[label]["slowdown"]
+        spans = ("one run", "one run") if low is None else (f"{low:.1%} to {high:.1%}", f"{least:.3f} to {most:.3f}")
         lines.append(
-            f"  {label:16} saved {saved:6.1%} ({low:.1%} to {high:.1%}; {over[label]['saved_least']:.1%})"
-            f"   slowdown x {ratio:.3f} ({least:.3f} to {most:.3f}; {over[label]['slowdown_most']:.3f})"
+            f"  {label:16} saved {saved:6.1%} ({spans[0]}; {over[label]['saved_least']:.1%})"
+            f"   slowdown x {ratio:.3f} ({spans[1]}; {over[label]['slowdown_most']:.3f})"
         )
     lines.append(
         f"  P99 wait at most half of multikueue's in {over['wait_p99_met']} runs, below it in {over['wait_p99_below']}"

@@ -1,23 +1,26 @@
 """All policies on the same workloads, in weeks that no setting was chosen on, but for Mira's unless `--weeks` says so.
 
     python benchmarks/policies.py [--traces FOLDER] [--workload NAME ...] [--policy NAME ...] [--jobs N] [--json]
-                                  [--weeks WARM,FIRST,LAST]
+                                  [--weeks WARM,FIRST,LAST] [--nodes N]
 
 | workload | what it is |
 | --- | --- |
 | philly | Microsoft Philly 2017, weeks 9 to 11 of 16 (week 8 before them), 512 GPUs in 64 nodes, racks and pods |
 | mira | ALCF Mira 2018, weeks 12 to 14 of 18 (weeks 10, 11 before them), 49,152 nodes as 96 midplanes of 512 |
+| thetagpu | ALCF ThetaGPU 2023, weeks 15 to 43 (week 14 before them), 24 nodes; see THETAGPU |
 | acme | 6,000 jobs fitted to Kalos' published aggregates (`simulate.workload.acme`), 2,416 GPUs, load 0.9; synthetic |
 | sia-philly, sia-saturn | Sia's workloads 1 to 3 on 64 GPUs of three kinds, speeds fitted to its profiles |
 
-`--weeks` measures other weeks of Philly and Mira, `--weeks 13,15,17` those from 15 to 17 with 13 and 14 before them.
-FOLDER holds `philly_2017_jobs.csv.gz`, `alcf_mira_2018.csv.gz` and `sia_*_workloads.csv.gz`; without it, `acme` alone.
+`--weeks` measures other weeks of a trace, `--weeks 13,15,17` those from 15 to 17 with 13 and 14 before them; `--nodes`
+has the same jobs on fewer nodes. FOLDER holds `philly_2017_jobs.csv.gz`, `alcf_mira_2018.csv.gz`,
+`alcf_thetagpu_2023.csv.gz` and `sia_*_workloads.csv.gz`; without it, `acme` alone.
 
 Nobody is told run times but rows that say so (`told`): on Philly and Acme all estimates are one and the same limit, on
-Mira they are what users asked for; users of Sia's jobs know how many epochs they train. Traces do not say which jobs
-could be stopped and go on: here all can, for the seconds of saving and restarting in COSTS, under policies that stop
-jobs. Rows: jobs that came in the measured weeks. `jain`: of tenants' service over demand. `rho`: finish-time fairness
-(Themis), 95th percentile. `gain`: ln of mean completion time over ours, by day of submission, with a 95 % interval.
+Mira and ThetaGPU they are what users asked for; users of Sia's jobs know how many epochs they train. Traces do not say
+which jobs could be stopped and go on: here all can, for the seconds of saving and restarting in COSTS, under policies
+that stop jobs. Rows: jobs that came in the measured weeks. `jain`: of tenants' service over demand. `rho`: finish-time
+fairness (Themis), 95th percentile. `gain`: ln of mean completion time over ours, by day of submission, with its 95 %
+interval. `mean_ratio`, `p95_ratio`: of all those jobs over ours, with what drawing the days anew gives (bootstrap).
 """
 
 from __future__ import annotations
@@ -28,13 +31,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_threads] = "1"  # before numpy is imported
 
+import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
@@ -64,15 +68,44 @@ from myriarch.simulate.workload.reading import read_trace  # noqa: E402
 from myriarch.simulate.workload.sia import PUBLISHED_HOURS, profiles, read_sia, sia_workload  # noqa: E402
 from myriarch.simulate.workload.tasks import Estimates, resumable, tasks_of  # noqa: E402
 
+Floats = NDArray[np.float64]
+
 PHILLY: Final = PoolLayout(name="philly", nodes=64, devices_per_node=8, nodes_per_rack=8, racks_per_pod=4)
 MIRA: Final = PoolLayout(name="mira", nodes=96, devices_per_node=512, nodes_per_rack=2, racks_per_pod=16)
 ACME: Final = PoolLayout(name="kalos", nodes=302, devices_per_node=8, nodes_per_rack=8, racks_per_pod=4)
-COSTS: Final = {"philly": (30.0, 60.0), "mira": (300.0, 300.0), "acme": (30.0, 120.0)}
+THETAGPU: Final = PoolLayout(name="thetagpu", nodes=24, devices_per_node=1, nodes_per_rack=24, racks_per_pod=1)
+"""The trace does not say whether it counts nodes or GPUs. It is nodes: jobs as they really ran never had more than 29
+at once, and more than 24 (jobs of a single GPU share nodes) for 2.4 of 209 days."""
+COSTS: Final = {"philly": (30.0, 60.0), "mira": (300.0, 300.0), "acme": (30.0, 120.0), "thetagpu": (30.0, 60.0)}
 """Seconds of saving and of restarting: our assumptions. Sia's are in its profiles, 25 to 250 s."""
 SAVES_EVERY_S: Final = 1800.0
-WINDOWS: Final = {"philly": (8.0, 9.0, 12.0), "mira": (10.0, 12.0, 15.0)}
-"""Weeks, from 0: from, measured from, to. Settings and rules were chosen on Philly before week 8 and on Mira's weeks 0
-to 3 and 12 to 14, which are these: `--weeks 2,4,6`, `5,7,9` and `13,15,17` are held out."""
+BOOTSTRAPS: Final = 1_000
+
+
+class Weeks(NamedTuple):
+    """From the first, measured from the second until before the third."""
+
+    warm: float
+    first: float
+    end: float
+
+
+class Trace(NamedTuple):
+    """A trace of rigid jobs."""
+
+    file: str
+    pool: PoolLayout
+    estimates: Estimates
+    weeks: Weeks
+
+
+TRACES: Final = {
+    "philly": Trace("philly_2017_jobs.csv.gz", PHILLY, "limit", Weeks(8.0, 9.0, 12.0)),
+    "mira": Trace("alcf_mira_2018.csv.gz", MIRA, "asked", Weeks(10.0, 12.0, 15.0)),
+    "thetagpu": Trace("alcf_thetagpu_2023.csv.gz", THETAGPU, "asked", Weeks(14.0, 15.0, 44.0)),
+}
+"""Weeks count from 0. Settings and rules were chosen on Philly before week 8 and on Mira's weeks 0 to 3 and 12 to 14,
+which are these: Philly's `--weeks 8,9,14` and Mira's `2,4,6`, `5,7,9` and `13,15,17` are held out."""
 ACME_JOBS: Final = 6_000
 ACME_SEED: Final = 2024
 SIA_NUMBERS: Final = (1, 2, 3)
@@ -99,27 +132,27 @@ class Entry(NamedTuple):
     """It may stop running jobs."""
 
 
-class Weeks(NamedTuple):
-    """From the first, measured from the second until before the third."""
+class Chosen(NamedTuple):
+    """What of a trace, if not all that is said."""
 
-    warm: float
-    first: float
-    end: float
+    jobs: int | None = None
+    weeks: Weeks | None = None
+    nodes: int | None = None
 
 
-def rigid(name: str, traces: Path | None, entry: Entry, jobs: int | None, weeks: Weeks | None) -> Work:
-    """Philly, Mira or Acme, with what the policy may know and do."""
-    estimates: Estimates = "exact" if entry.told else "asked" if name == "mira" else "limit"
+def rigid(name: str, traces: Path | None, entry: Entry, part: Chosen) -> Work:
+    """A trace or Acme, with what the policy may know and do."""
     if name == "acme":
-        tasks = acme(jobs or ACME_JOBS, "kalos", seed=ACME_SEED, load=0.9, estimates=estimates)
+        told: Estimates = "exact" if entry.told else "limit"
+        tasks = acme(part.jobs or ACME_JOBS, "kalos", seed=ACME_SEED, load=0.9, estimates=told)
         pool, from_s, first_s, to_s = ACME, 0.0, 0.0, np.inf
     else:
         assert traces is not None
-        file = {"philly": "philly_2017_jobs", "mira": "alcf_mira_2018"}[name]
-        tasks = tasks_of(read_trace(traces / f"{file}.csv.gz"), estimates=estimates)
-        pool = PHILLY if name == "philly" else MIRA
-        from_s, first_s, to_s = (week * WEEK_S for week in weeks or WINDOWS[name])
-    tasks = tuple(task for task in tasks if from_s <= task.job.submit_s < to_s)[:jobs]
+        trace = TRACES[name]
+        tasks = tasks_of(read_trace(traces / trace.file), estimates="exact" if entry.told else trace.estimates)
+        pool = msgspec.structs.replace(trace.pool, nodes=part.nodes or trace.pool.nodes)
+        from_s, first_s, to_s = (week * WEEK_S for week in part.weeks or trace.weeks)
+    tasks = tuple(task for task in tasks if from_s <= task.job.submit_s < to_s)[: part.jobs]
     if entry.stops:
         save_s, restart_s = COSTS[name]
         tasks = resumable(tasks, save_s=save_s, restart_s=restart_s, saves_every_s=SAVES_EVERY_S)
@@ -148,7 +181,7 @@ def by_estimate(job: Job) -> tuple[object, ...]:
 
 def qssf(work: Work) -> ShortestRemaining:
     """Helios' QSSF, by the learned forecasts."""
-    durations = Durations(estimates=work.name == "mira")
+    durations = Durations(estimates=work.name in TRACES and TRACES[work.name].estimates == "asked")
     return ShortestRemaining(durations, learn=durations.ended)
 
 
@@ -182,11 +215,12 @@ RIGID: Final[dict[str, Entry]] = {
     "- prediction": Entry(lambda work: myriarch(Placed(work.pools), learner=Lengths(keys=everybody))),
     "- price": Entry(lambda work: myriarch(Placed(work.pools), settings=Settings(price=0.0))),
     "- guard": Entry(lambda work: myriarch(Placed(work.pools), settings=Settings(guard_s=math.inf))),
+    "- price of holds": Entry(lambda work: myriarch(Placed(work.pools), settings=Settings(holds_priced=False))),
     "- holds": Entry(lambda work: myriarch(Placed(work.pools), settings=Settings(holds=False))),
     "- fragments": Entry(lambda work: myriarch(Placed([_loose(pool) for pool in work.pools]))),
 }
-"""`- price`: whoever stands before displaces, whatever it costs. `- holds`: nothing is kept for the first in line.
-`- fragments`: nodes of one device, so that any will do: what
+"""`- price`: whoever stands before displaces, whatever it costs, and holds cost nothing. `- price of holds`: only that.
+`- holds`: nothing is kept for the first in line. `- fragments`: nodes of one device, so that any will do: what
 packing and defragmentation could bring at most (Mira: nodes of 64)."""
 
 UNLIKE: Final[dict[str, Entry]] = {
@@ -213,8 +247,8 @@ class Row(NamedTuple):
     """What came of one policy on one workload."""
 
     values: dict[str, float]
-    by_day: dict[int, float]
-    """Mean completion time by day of submission."""
+    by_day: dict[int, Floats]
+    """Completion times by day of submission, in seconds; of Sia's, the mean by workload."""
 
 
 def measured(work: Work, entry: Entry) -> tuple[ClusterOutcome, float]:
@@ -245,8 +279,25 @@ def row(work: Work, entry: Entry) -> Row:
         "cpu_s": cpu_s,
     }
     days = (outcome.submit_s // DAY_S).astype(int)
-    by_day = {int(day): float(outcome.completion_s[chosen & (days == day)].mean()) for day in np.unique(days[chosen])}
+    by_day = {int(day): outcome.completion_s[chosen & (days == day)] for day in np.unique(days[chosen])}
     return Row(values, by_day)
+
+
+def ratios(one: Row, ours: Row) -> dict[str, float]:
+    """Mean and 95th percentile over ours, with 95 % intervals: days are drawn anew, for both alike."""
+    days = sorted(ours.by_day.keys() & one.by_day.keys())
+
+    def of(drawn: Iterable[int]) -> tuple[float, float]:
+        theirs, mine = (np.concatenate([row.by_day[day] for day in drawn]) for row in (one, ours))
+        return float(theirs.mean() / mine.mean()), float(np.quantile(theirs, 0.95) / np.quantile(mine, 0.95))
+
+    draw = np.random.default_rng(0)
+    again = np.array([of(draw.choice(days, size=len(days)).tolist()) for _ in range(BOOTSTRAPS)])
+    low, high = np.quantile(again, (0.025, 0.975), axis=0)
+    found: dict[str, float] = {}
+    for at, name in enumerate(("mean_ratio", "p95_ratio")):
+        found |= {name: of(days)[at], f"{name}_low": float(low[at]), f"{name}_high": float(high[at])}
+    return found
 
 
 def jain(outcome: ClusterOutcome, chosen: NDArray[np.bool_]) -> float:
@@ -261,12 +312,10 @@ def jain(outcome: ClusterOutcome, chosen: NDArray[np.bool_]) -> float:
 def mean_row(rows: Sequence[Row]) -> Row:
     """Of several workloads of one kind."""
     values = {name: float(np.mean([one.values[name] for one in rows])) for name in rows[0].values}
-    return Row(values, {number: one.values["jct_h_mean"] for number, one in enumerate(rows)})
+    return Row(values, {number: np.array([one.values["jct_h_mean"]]) for number, one in enumerate(rows)})
 
 
-def table(
-    name: str, traces: Path | None, chosen: Sequence[str] | None, jobs: int | None, weeks: Weeks | None
-) -> dict[str, dict[str, Any]]:
+def table(name: str, traces: Path | None, chosen: Sequence[str] | None, part: Chosen) -> dict[str, dict[str, Any]]:
     """All policies on one workload, ours last compared with."""
     unlike = name.startswith("sia-")
     entries = UNLIKE if unlike else RIGID
@@ -279,14 +328,16 @@ def table(
             works = [sia(name, number, traces, entry, elastic=policy not in FIXED_SIZE) for number in SIA_NUMBERS]
             rows[policy] = mean_row([row(work, entry) for work in works])
         else:
-            rows[policy] = row(rigid(name, traces, entry, jobs, weeks), entry)
+            rows[policy] = row(rigid(name, traces, entry, part), entry)
         print_row(name, policy, rows[policy])
-    ours = rows["myriarch"].by_day
+    ours = rows["myriarch"]
     found: dict[str, dict[str, Any]] = {}
     for policy, one in rows.items():
-        gains = [float(np.log(one.by_day[day] / ours[day])) for day in sorted(ours.keys() & one.by_day.keys())]
-        gain = estimate(gains)
-        found[policy] = {**one.values, "gain": gain.mean, "gain_half_width": gain.half_width, "gain_over": len(gains)}
+        days = sorted(ours.by_day.keys() & one.by_day.keys())
+        gain = estimate([float(np.log(one.by_day[day].mean() / ours.by_day[day].mean())) for day in days])
+        found[policy] = {**one.values, "gain": gain.mean, "gain_half_width": gain.half_width, "gain_over": len(days)}
+        if not unlike:
+            found[policy] |= ratios(one, ours)
     return found
 
 
@@ -329,6 +380,15 @@ def print_row(workload: str, policy: str, one: Row) -> None:
 quiet = False
 
 
+def spans(values: dict[str, Any]) -> str:
+    """Ratios with their intervals."""
+    return "".join(
+        f"   {name} x {values[key]:.3f} ({values[f'{key}_low']:.3f} to {values[f'{key}_high']:.3f})"
+        for name, key in (("mean", "mean_ratio"), ("P95", "p95_ratio"))
+        if key in values
+    )
+
+
 def weeks_of(text: str) -> Weeks:
     """`13,15,17`."""
     warm, first, last = (float(part) for part in text.split(","))
@@ -341,23 +401,21 @@ def main() -> None:
     global quiet
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=Path)
-    parser.add_argument(
-        "--workload", nargs="+", choices=["philly", "mira", "acme", *(f"sia-{n}" for n in PUBLISHED_HOURS)]
-    )
+    parser.add_argument("--workload", nargs="+", choices=[*TRACES, "acme", *(f"sia-{n}" for n in PUBLISHED_HOURS)])
     parser.add_argument("--policy", nargs="+", help="these, and ours")
     parser.add_argument("--jobs", type=int, help="the first so many of each workload (not Sia's)")
-    parser.add_argument("--weeks", type=weeks_of, metavar="WARM,FIRST,LAST", help="of philly and mira, from 0")
+    parser.add_argument("--weeks", type=weeks_of, metavar="WARM,FIRST,LAST", help="of a trace, from 0")
+    parser.add_argument("--nodes", type=int, help="of a trace's fleet, instead of all")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     quiet = given.json
-    names = given.workload or (
-        ["acme"] if given.traces is None else ["philly", "mira", "acme", "sia-philly", "sia-saturn"]
-    )
+    names = given.workload or (["acme"] if given.traces is None else [*TRACES, "acme", "sia-philly", "sia-saturn"])
     if given.traces is None and names != ["acme"]:
         parser.error("these workloads need --traces")
     if not quiet:
         print(f"{'workload':12}{'policy':18}" + " ".join(SHORT[name] for name in COLUMNS))
-    tables = {name: table(name, given.traces, given.policy, given.jobs, given.weeks) for name in names}
+    part = Chosen(given.jobs, given.weeks, given.nodes)
+    tables = {name: table(name, given.traces, given.policy, part) for name in names}
     if quiet:
         published = {f"sia-{name}": hours for name, hours in PUBLISHED_HOURS.items()}
         print(json.dumps({"workloads": tables, "published_jct_h_mean": published}, indent=1))
@@ -366,7 +424,11 @@ def main() -> None:
         print(f"\n{name}: ln(mean completion time / ours), by {'workload' if name.startswith('sia-') else 'day'}")
         for policy, values in found.items():
             half = values["gain_half_width"]
-            print(f"  {policy:18}{values['gain']:+7.3f} +- {half:.3f}" if half is not None else f"  {policy}")
+            print(
+                f"  {policy:18}{values['gain']:+7.3f} +- {half:.3f}{spans(values)}"
+                if half is not None
+                else f"  {policy}"
+            )
         if name.startswith("sia-"):
             print(f"  published: {PUBLISHED_HOURS[name.removeprefix('sia-')]}")
 

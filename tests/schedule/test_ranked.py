@@ -131,6 +131,17 @@ def test_small_jobs_do_not_starve_a_gang() -> None:
     assert (short[0].reason.head, short[0].reason.hold_s) == ("gang", 100.0)
 
 
+def test_a_hold_that_costs_more_than_it_gains_is_not_made() -> None:
+    """Two devices would stand idle for 148 s, which makes one that waits 74 s late; the gang, which has its turn after
+    200 s, is spared 51 s. Of a fleet of six it would be made 49 s late, and the hold stands."""
+    for devices, done in ((4, [("Start", "late")]), (6, [])):
+        ranked = Ranked(flat(devices), ByArrival(), worth=Worth(holds=True), guard_s=200.0, review_s=0.0)
+        ranked.submit(job("a", devices - 2, 150.0, preemptible=False), now_s=0.0)
+        assert not ranked.submit(job("gang", devices, 50.0, at_s=1.0), now_s=1.0)
+        assert kinds(ranked.submit(job("late", 2, 200.0, at_s=2.0), now_s=2.0)) == done
+        ranked.check()
+
+
 def test_who_waits_too_long_has_a_turn() -> None:
     """Always shorter jobs come; the long one waits for its guard, then runs for as long as it waited."""
     ranked = Ranked(flat(1), shortest(), worth=Worth(spell=0.0), guard_s=500.0)
@@ -307,7 +318,7 @@ def test_what_holds_on_every_run(drawn: list[tuple[int, float, int, Within, bool
     tasks = tasks_of(drawn)
     jobs = {task.job.id: task.job for task in tasks}
     begun: dict[JobId, float] = {}
-    worth = Worth(spell=2.0)
+    worth = Worth(spell=2.0, holds=len(tasks) % 2 == 0)
 
     def observe(decision: Decision) -> None:
         one = jobs[decision.job]
@@ -348,7 +359,8 @@ def test_nobody_waits_longer_than_the_guard_and_the_turns_before(
         elif isinstance(decision, Preempt):
             since[decision.job] = decision.at_s
 
-    ranked = Ranked(flat(24), RANKINGS[name](), guard_s=guard_s, guard_share=share, review_s=review_s)
+    worth = Worth(holds=len(tasks) % 2 == 0)
+    ranked = Ranked(flat(24), RANKINGS[name](), worth=worth, guard_s=guard_s, guard_share=share, review_s=review_s)
     simulate_cluster(tasks, ranked, observe=observe)
     for begin_s, end_s in waits:
         due_s = begin_s + guard_s

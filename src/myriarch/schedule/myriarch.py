@@ -43,6 +43,9 @@ class Settings(Value, frozen=True, kw_only=True):
     window of Mira, and worse on the other."""
     holds: bool = True
     """Devices are held for the first in line."""
+    holds_priced: bool = True
+    """But where those who wait lose more by it than it gains (`holding`). On Mira's weeks 0 to 3 and 12 to 14, where
+    jobs took 10 and 14 % longer without."""
 
 
 SETTINGS: Final = Settings()
@@ -65,7 +68,7 @@ def myriarch(
     return Ranked(
         machine,
         Gittins(lengths, margin=settings.margin, exponent=settings.exponent, spell=settings.spell),
-        worth=Worth(spell=settings.spell, price=settings.price, exchange=True),
+        worth=Worth(spell=settings.spell, price=settings.price, exchange=True, holds=settings.holds_priced),
         guard_s=settings.guard_s,
         holds=settings.holds,
     )

@@ -6,7 +6,8 @@ At every decision, in the order of the ranking:
     2  where there is none, running jobs that stand a good deal lower make room, if the swap is worth its price
        (`swaps`, `worth`): the fewest, each of them needed, the lowest first (`displacing`)
     3  where that is not possible or not worth it, devices are held for the first (as EASY holds them), from the
-       earliest instant at which it fits by what is known; the others start, or displace others, beside the hold only
+       earliest instant at which it fits by what is known, if that is worth what stands idle meanwhile (`holding`); the
+       others start, or displace others, beside the hold only
 
 so small jobs do not starve large gangs. Nor does anything else: who waited for `guard_s` on end has its turn
 (`turns`, which states the bound). Gangs are whole and inside their domain, because `Placed` is.
@@ -25,6 +26,7 @@ import numpy as np
 
 from myriarch.errors import SpecError
 from myriarch.schedule.decision import Decision, Placement, Resize
+from myriarch.schedule.holding import Holding
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.line import Full
 from myriarch.schedule.machine import Hold
@@ -91,6 +93,7 @@ class Ranked:
             guard_share=guard_share,
         )
         self._swaps = Swaps(self._book, worth)
+        self._holding = Holding(self._book, worth, guard_s=guard_s, review_s=review_s)
         self._holds = holds
         self._review_s = review_s
         self._hold: Hold | None = None
@@ -303,9 +306,13 @@ class Ranked:
         decisions.list[:] = [one for one in decisions.list if one is not stopped.preempt]
         return True
 
-    def _held(self, now_s: float) -> Hold:
-        """The hold for the first in the queue: the one there is, while it stands."""
-        head, hold = self._book.planned(self._book.first(now_s=now_s)), self._hold
+    def _held(self, now_s: float) -> Hold | None:
+        """The hold for the first in the queue: the one there is, while it stands; None: it is not worth its price."""
+        first = self._book.first(now_s=now_s)
+        if not self._holding.pays(first, now_s=now_s):
+            self._hold = None
+            return None
+        head, hold = self._book.planned(first), self._hold
         if hold is None or hold.job != head.id:
             hold = self.machine.hold(head, now_s=now_s)
         elif self._surprises != self.machine.surprises:

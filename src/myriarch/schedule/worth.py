@@ -34,6 +34,8 @@ class Worth(Value, frozen=True, kw_only=True):
     """What a lost second counts against a gained one; 0: every preemption is worth it."""
     exchange: bool = True
     """Whether the third test is asked where it can be."""
+    holds: bool = False
+    """Whether holds have a price, too (`holding`)."""
 
     def __post_init__(self) -> None:
         if not (self.spell >= 0 and self.price >= 0 and math.isfinite(self.spell)):
@@ -48,6 +50,10 @@ class Worth(Value, frozen=True, kw_only=True):
         if swap.gained_device_s < self.price * swap.lost_device_s:
             return False
         return not self.exchange or swap.run_s is None or swap.wait_s >= self.price * swap.delayed_s
+
+    def allows_hold(self, *, spared_s: float, idle_device_s: float, waiting: int, devices: int) -> bool:
+        """Whether a hold spares its job more than the others who wait lose by what stands idle for it."""
+        return spared_s * devices >= self.price * idle_device_s * waiting
 
 
 class Swap(Value, frozen=True, kw_only=True):

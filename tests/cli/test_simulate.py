@@ -22,12 +22,14 @@ from myriarch.cli.simulate import Options, simulate
 from myriarch.cli.simulate_files import load_scenario
 from myriarch.cli.simulate_words import METRICS as METRIC_WORDS
 from myriarch.cli.simulate_words import PROBLEMS_ZH, TERMS, WORDS_ZH, verdict
+from myriarch.control.state import Phase
 from myriarch.errors import EnvironmentFault, MyriarchError, SpecError, UsageError
 from myriarch.event.actions import Decide
 from myriarch.run.directory import Attempt, find_attempt
 from myriarch.schedule.job import Kind
 from myriarch.simulate import sweep_crew
 from myriarch.simulate.breakdowns import Course
+from myriarch.simulate.from_live_course import Outcome
 from myriarch.simulate.rates_log import LogProblemKind
 from myriarch.simulate.scenario_answer import METRICS, Answer
 from myriarch.simulate.tuning import Gain, TuningReport
@@ -94,7 +96,8 @@ def test_tables_in_both_languages(folder: Path, capsys: pytest.CaptureFixture[st
             assert word in shown or (word == "有用" and "有效计算" in shown), word
         assert max(map(len, shown.splitlines())) <= 120
     assert set(METRIC_WORDS) == set(METRICS)
-    for said in (get_args(Kind), get_args(Course), get_args(get_type_hints(Decide)["choice"])):
+    choices = get_args(get_type_hints(Decide)["choice"])
+    for said in (get_args(Kind), get_args(Course), choices, get_args(Outcome), get_args(Phase)):
         assert set(said) <= set(WORDS_ZH)
     assert {*get_args(ProblemKind), *get_args(LogProblemKind)} == set(PROBLEMS_ZH)
     assert "小实验" in shown

@@ -123,6 +123,11 @@ def test_an_empty_file_is_called_so(text: str, tmp_path: Path) -> None:
         read_trace(path)
 
 
+def test_a_table_that_says_no_devices_is_refused_as_a_whole(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no column says how many devices a job has: there are .*`cards`"):
+        read("compact", "job,submit_s,run_s,cards\na,0,100,8\n", tmp_path)
+
+
 def test_a_quote_that_is_left_open_is_one_record(tmp_path: Path) -> None:
     text = HEADS["compact"] + row("compact") + row("compact", id='"2') + row("compact", id=3)
     trace = read("compact", text, tmp_path)

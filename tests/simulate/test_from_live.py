@@ -309,7 +309,8 @@ def test_people_are_told(run_folder: Path, capsys: pytest.CaptureFixture[str], l
     options = LiveOptions(run=str(run_folder), kill=("fast-1",), at_step=30, spares=("+1",), faults="9", seeds=2)
     assert from_live_run(options, lang=lang) == 0
     told = capsys.readouterr().out
-    for part in ("byte for byte" if lang == "en" else "逐字节相同", "replace_node", "fast-1", "30", "slow"):
+    words = ("byte for byte", "replace_node", "running") if lang == "en" else ("逐字节相同", "替换节点", "运行")
+    for part in (*words, "fast-1", "30", "slow"):
         assert part in told
     assert (run_folder / "attempts" / "0001" / "journal.jsonl").read_bytes() == before
     assert [path.name for path in (run_folder / "attempts" / "0001").iterdir()] == ["journal.jsonl"]

@@ -285,7 +285,10 @@ def simulate(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="A sweep or search: start over.")] = False,
     json_output: Annotated[
-        bool, typer.Option("--json", help="For programs: see `myriarch schema simulate`, `sweep`, `tuning`.")
+        bool,
+        typer.Option(
+            "--json", help="For programs: see `myriarch schema simulate`, `sweep`, `tuning`, `what-if`, `queue`."
+        ),
     ] = False,
     lang: Annotated[str, typer.Option("--lang", help="en or zh; default: what MYRIARCH_LANG says, else en.")] = "",
 ) -> int:

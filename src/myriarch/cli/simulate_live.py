@@ -18,6 +18,7 @@ from rich.table import Table
 
 from myriarch.cli.console import Output
 from myriarch.cli.report_words import Language, choose_language
+from myriarch.cli.simulate_words import WORDS_ZH
 from myriarch.cost.failures import DEFAULT_PER_NODE_DAY, growth
 from myriarch.errors import EXIT_OK, EnvironmentFault, UsageError
 from myriarch.event.events import StepCompleted
@@ -247,13 +248,17 @@ def show(answer: WhatIf, *, language: Language = "en", past: bool = False) -> No
     """For people. Ranges are the 10th and the 90th percentile over the seeds."""
 
     def word(name: str) -> str:
-        return _WORDS[name][language == "zh"]
+        """One's own; of decisions and outcomes in English what programs read."""
+        if name in _WORDS:
+            return _WORDS[name][language == "zh"]
+        return WORDS_ZH.get(name, name) if language == "zh" else name
 
     console = Output()
     age_s = max(0.0, time.time() - answer.at_ns / NS_PER_S)
     age = word("past") if past else word("ago").format(format_s(age_s))
     console.print(
-        f"{answer.run}: {answer.phase}, {word('step')} {answer.step} {word('of')} {answer.steps}, {age}", style="bold"
+        f"{answer.run}: {word(answer.phase)}, {word('step')} {answer.step} {word('of')} {answer.steps}, {age}",
+        style="bold",
     )
     proof = answer.replay
     console.print(word("replayed").format(proof.events, proof.actions, proof.digest[:12]))
@@ -265,7 +270,7 @@ def show(answer: WhatIf, *, language: Language = "en", past: bool = False) -> No
     changed = answer.changed or answer.undisturbed
     for decision in changed.decisions:
         share = f"{decision.seeds}/{answer.question.seeds}"
-        console.print(f"{word('decision')}: {decision.choice} ({share}): {decision.text}")
+        console.print(f"{word('decision')}: {word(decision.choice)} ({share}): {decision.text}")
     if changed.extrapolated:
         console.print(word("simulated").format(changed.steps_simulated), style="dim")
     _evidence(console, answer.measured, word)
@@ -296,7 +301,7 @@ def _table(answer: WhatIf, word: Callable[[str], str]) -> Table:
     def row(name: str, cell: Callable[[Projection], str]) -> None:
         table.add_row(word(name), *(cell(one) for one in both))
 
-    row("outcome", lambda one: ", ".join(f"{name} {count}" for name, count in one.outcomes.items()))
+    row("outcome", lambda one: ", ".join(f"{word(name)} {count}" for name, count in one.outcomes.items()))
     row("end", lambda one: _range(one.end_s, format_s, word))
     if answer.later_s is not None:
         table.add_row(word("later"), "", _range(answer.later_s, format_s, word))

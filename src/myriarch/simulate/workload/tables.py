@@ -41,7 +41,7 @@ def read_compact(lines: Iterable[str]) -> Trace:
 
     Devices are `gpus` where there are any, else `nodes`, else `procs`.
     """
-    return _read(lines, _compact, needed=("job", "submit_s", "run_s"))
+    return _read(lines, _compact, needed=("job", "submit_s", "run_s"), some=("gpus", "nodes", "procs"))
 
 
 def read_helios(lines: Iterable[str]) -> Trace:
@@ -79,8 +79,14 @@ def instant_s(text: str | None, name: str) -> float:
 
 
 def _read(
-    lines: Iterable[str], parse: Parse, *, needed: tuple[str, ...], columns: tuple[str, ...] | None = None
+    lines: Iterable[str],
+    parse: Parse,
+    *,
+    needed: tuple[str, ...],
+    some: tuple[str, ...] = (),
+    columns: tuple[str, ...] | None = None,
 ) -> Trace:
+    """`some`: columns of which there has to be one."""
     rows = csv.DictReader(lines, fieldnames=columns)
     try:
         found = rows.fieldnames or ()
@@ -90,6 +96,9 @@ def _read(
         ) from None
     if missing := [name for name in needed if name not in found]:
         raise SpecError(f"the table lacks `{'`, `'.join(missing)}`", hint="is it a trace of another format?")
+    if some and not any(name in found for name in some):
+        hint = f"name the column {' or '.join(f'`{name}`' for name in some)}"
+        raise SpecError(f"no column says how many devices a job has: there are `{'`, `'.join(found)}`", hint=hint)
     return collect(_numbered(rows, parse, needed))
 
 

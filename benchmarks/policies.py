@@ -174,11 +174,6 @@ def speeds_of(work: Work) -> Speeds:
     return work.speeds
 
 
-def by_estimate(job: Job) -> tuple[object, ...]:
-    """Groups of jobs where users know what they ask for."""
-    return (0, (1, job.estimate_s))
-
-
 def qssf(work: Work) -> ShortestRemaining:
     """Helios' QSSF, by the learned forecasts."""
     durations = Durations(estimates=work.name in TRACES and TRACES[work.name].estimates == "asked")
@@ -226,13 +221,11 @@ packing and defragmentation could bring at most (Mira: nodes of 64)."""
 UNLIKE: Final[dict[str, Entry]] = {
     "gavel": Entry(lambda work: Gavel(Placed(work.pools), speeds=speeds_of(work))),
     "sia": Entry(lambda work: Resizing(Placed(work.pools), speeds_of(work))),
-    "myriarch": Entry(lambda work: myriarch(Placed(work.pools), speeds=work.speeds, learner=Lengths(keys=by_estimate))),
+    "myriarch": Entry(lambda work: myriarch(Placed(work.pools), speeds=work.speeds)),
     "- prediction": Entry(
         lambda work: myriarch(Placed(work.pools), speeds=work.speeds, learner=Lengths(keys=everybody))
     ),
-    "- elasticity": Entry(
-        lambda work: myriarch(Placed(work.pools), speeds=work.speeds, learner=Lengths(keys=by_estimate))
-    ),
+    "- elasticity": Entry(lambda work: myriarch(Placed(work.pools), speeds=work.speeds)),
 }
 FIXED_SIZE: Final = ("gavel", "- elasticity")
 """Rows whose jobs keep the devices and the batch that their users chose."""

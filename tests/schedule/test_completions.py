@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -78,6 +79,25 @@ def test_short_jobs_first_lowers_the_mean_where_run_times_are_known() -> None:
         machine = Completions(Placed(POOLS), lengths, speeds=Root(), exponent=exponent)
         means[exponent] = simulate_cluster(work, machine, speeds=Root()).completion_s.mean()
     assert means[0.3] < 0.98 * means[0.0]
+
+
+def test_short_rigid_jobs_overtake_long_ones_beside_elastic_jobs_too() -> None:
+    learned = Lengths(keys=told)
+    for task in tasks(300, seed=6):
+        learned.learn(task.job, task.run_s)
+    work = tasks(30, seed=7, every_s=20.0)
+    rigid = [msgspec.structs.replace(task.job, sizes=(), elastic=False) for task in tasks(30, seed=8, every_s=20.0)]
+    both = [
+        *(Task(job=task.job, run_s=task.run_s) for task in work),
+        *(Task(job=msgspec.structs.replace(job, id=JobId(f"r{job.id}")), run_s=job.estimate_s) for job in rigid),
+    ]
+    both.sort(key=lambda task: task.job.submit_s)
+    outcome = simulate_cluster(both, Completions(Placed(POOLS), learned, speeds=Root()), speeds=Root(), check=True)
+    slowdown = outcome.completion_s / np.array([task.run_s for task in both])
+    short = np.array([task.run_s == 100.0 for task in both])
+    fixed = np.array([not task.job.sizes for task in both])
+    assert slowdown[short & fixed].mean() < 2.0 * slowdown[short & ~fixed].mean()
+    assert outcome.completion_s[short & fixed].mean() < 0.5 * outcome.completion_s[~short & fixed].mean()
 
 
 def test_an_idle_fleet_gives_a_job_all_that_speeds_it_up() -> None:

@@ -15,7 +15,7 @@ from myriarch.schedule.decision import Placement, Preempt, Start
 from myriarch.schedule.gittins import Gittins, expected_left_s, index_s
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.layout import PoolLayout
-from myriarch.schedule.lengths import BINS, EDGES_S, MIDDLES_S, Floats, Lengths, bin_of
+from myriarch.schedule.lengths import BINS, EDGES_S, MIDDLES_S, Floats, Lengths, bin_of, of_trainings
 from myriarch.schedule.placed import Placed
 from myriarch.schedule.ranked import Ranked
 from myriarch.schedule.standing import Standing
@@ -152,6 +152,18 @@ def test_a_user_who_repeats_is_believed_more_than_all_others() -> None:
     assert lengths.distribution(job(user="u"))[bin_of(10_000.0)] > 0.6
     assert lengths.distribution(job(user="v"))[bin_of(10.0)] > 0.6
     assert 0.3 < lengths.distribution(job(user="w"))[bin_of(10.0)] < 0.6
+
+
+def test_good_estimates_are_believed_of_those_whom_nobody_saw_before() -> None:
+    exact, vain = Lengths(keys=of_trainings), Lengths(keys=of_trainings)
+    draw = np.random.default_rng(1)
+    for run_s in draw.uniform(100.0, 10_000.0, 100).tolist():
+        exact.learn(job(estimate_s=run_s), run_s)
+        vain.learn(job(estimate_s=50_000.0), run_s)
+    asked = job(estimate_s=80_000.0)
+    assert exact.distribution(asked)[bin_of(80_000.0)] > 0.5
+    assert vain.distribution(asked)[: bin_of(20_000.0)].sum() > 0.8
+    exact.check()
 
 
 def test_ranks_move_only_when_a_bin_is_over() -> None:

@@ -1,7 +1,7 @@
 """Options for jobs under limits, by exchanges: the fast solver of Sia's program and of ours.
 
 Every job takes one of its options, the first of which is to have nothing; an option costs something and needs devices
-of one kind:
+of one kind (or whatever else there is only so much of, `footprints`):
 
     minimise   sum of cost[chosen option of each job]      subject to  needs of all chosen <= devices of each kind
 
@@ -42,7 +42,7 @@ class Options(NamedTuple):
     costs: Floats
     """The less the better. Float64 [options]."""
     needs: Floats
-    """Devices of each kind. Float64 [options, kinds]; each row has one number at most."""
+    """Devices of each kind. Float64 [options, kinds]."""
 
 
 def needs(configurations: Sequence[tuple[str, int]], kinds: Mapping[str, int]) -> Floats:

@@ -6,13 +6,16 @@ has seen counts, and what the coarser one says counts as much as `PRIOR` more jo
 interpolated n-gram models: Witten and Bell, IEEE Trans. Information Theory 37(4), 1991, and Dirichlet smoothing of
 MacKay and Peto, Natural Language Engineering 1(3), 1995). A group forgets: beyond `MEMORY` jobs each new one takes
 weight off all before it. Nothing runs past its estimate, so what lies beyond it is cut off.
+
+A group may count how much of their estimates jobs used instead of seconds (`OfEstimate`): where estimates are good, a
+few jobs tell of all others, also of those that ask for what nobody asked for before.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Hashable
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +57,18 @@ def of_history(job: Job) -> tuple[Hashable, ...]:
     return (*keys, (3, job.user, size, told), (4, job.user, job.devices, job.estimate_s))
 
 
+class OfEstimate(NamedTuple):
+    """The key of a group in which run times are counted against estimates."""
+
+    key: Hashable
+
+
+def of_trainings(job: Job) -> tuple[Hashable, ...]:
+    """Where users know how many epochs they train: the same, and how much of their estimates all jobs used."""
+    everybody, *narrower = of_history(job)
+    return (everybody, OfEstimate(0), *narrower)
+
+
 @final
 class Lengths:
     """Distributions of run times. Invariant: histograms hold no negative weight, and at most `memory` in all."""
@@ -70,11 +85,12 @@ class Lengths:
     def distribution(self, job: Job) -> Floats:
         """The probability of each bin; sums to 1. Float64 [BINS]."""
         mass = np.full(BINS, 1.0 / BINS)
+        last = bin_of(job.estimate_s)
         for key in self._keys(job):
             seen = self._groups.get(key)
             if seen is not None:
-                mass = (seen + self._prior * mass) / (self._totals[key] + self._prior)
-        last = bin_of(job.estimate_s)
+                seconds = _until(last, seen) if isinstance(key, OfEstimate) else seen
+                mass = (seconds + self._prior * mass) / (self._totals[key] + self._prior)
         if last + 1 < BINS:
             mass[last] += float(mass[last + 1 :].sum())
             mass[last + 1 :] = 0.0
@@ -82,7 +98,8 @@ class Lengths:
 
     def learn(self, job: Job, run_s: float) -> None:
         """A job ended after so much work."""
-        seen_now = _spread(bin_of(run_s))
+        at = bin_of(run_s)
+        by_seconds, by_share = _spread(at), _spread(BINS - 1 - max(bin_of(job.estimate_s) - at, 0))
         for key in self._keys(job):
             seen = self._groups.get(key)
             if seen is None:
@@ -92,7 +109,7 @@ class Lengths:
                 keep = 1.0 - 1.0 / self._memory
                 seen *= keep
                 self._totals[key] *= keep
-            seen += seen_now
+            seen += by_share if isinstance(key, OfEstimate) else by_seconds
             self._totals[key] += 1.0
 
     def check(self) -> None:
@@ -108,4 +125,12 @@ def _spread(at: int) -> Floats:
     found = np.zeros(BINS)
     for step, weight in zip((-1, 0, 1), KERNEL, strict=True):
         found[min(max(at + step, 0), BINS - 1)] += weight
+    return found
+
+
+def _until(last: int, shares: Floats) -> Floats:
+    """Shares of an estimate as run times: the last is the estimate's bin; what is too short goes to the first."""
+    found = np.zeros(BINS)
+    found[: last + 1] = shares[BINS - 1 - last :]
+    found[0] += float(shares[: BINS - 1 - last].sum())
     return found

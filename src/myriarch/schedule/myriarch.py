@@ -17,7 +17,7 @@ from typing import Final
 from myriarch.event.base import Value
 from myriarch.schedule.completions import Completions
 from myriarch.schedule.gittins import Gittins, Learner
-from myriarch.schedule.lengths import Lengths
+from myriarch.schedule.lengths import Lengths, of_trainings
 from myriarch.schedule.placed import Placed
 from myriarch.schedule.ranked import Ranked
 from myriarch.schedule.speed import Speeds
@@ -62,9 +62,9 @@ def myriarch(
 
     learner: what is known of run times; None: nothing yet.
     """
-    lengths = learner or Lengths()
     if speeds is not None:
-        return Completions(machine, lengths, speeds=speeds)
+        return Completions(machine, learner or Lengths(keys=of_trainings), speeds=speeds)
+    lengths = learner or Lengths()
     return Ranked(
         machine,
         Gittins(lengths, margin=settings.margin, exponent=settings.exponent, spell=settings.spell),

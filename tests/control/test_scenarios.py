@@ -227,6 +227,7 @@ class Player:
                 )
             restored = getattr(plan.restore, "step", self.kept if isinstance(plan.restore, Keep) else 0)
             at = Step(int(step) if step else restored)
+            usual = "" if isinstance(plan.restore, Keep) else f"{1000 + at:x}" if key[1] == 0 else "0"
             yield from self.take(
                 WorkerReady(
                     node=node,
@@ -237,7 +238,7 @@ class Player:
                     bridge_host="127.0.0.1",
                     bridge_port=9000,
                     state_bytes=SHARD_BYTES,
-                    digest=digest or (f"{1000 + at:x}" if key[1] == 0 else "0"),
+                    digest=digest or usual,
                     sequence_s={"fast": 0.01, "slow": 0.03}.get(key[0], 0.02) / plan.world_size,
                     snapshot_s=0.01,
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,10 +143,13 @@ def test_the_digest_sees_every_flipped_bit(item_bytes: int) -> None:
         assert len(changed) == 8 * 64
 
 
-def test_the_digest_of_more_than_one_block() -> None:
-    values = np.random.default_rng(1).integers(0, 2**32, 40_000, dtype=np.uint32)
-    expected = sum(int(word) * (2 * (7 + i) + 1) for i, word in enumerate(values)) % 2**64
-    assert digest_of(values.view(np.uint8), item_bytes=4, runs=[Run(7, 40_007)]) == expected
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
+def test_the_digest_of_more_than_one_block(kind: type[np.unsignedinteger[Any]]) -> None:
+    values = np.random.default_rng(1).integers(0, np.iinfo(kind).max, 40_000, dtype=kind)
+    runs = [Run(7, 36_007), Run(50_000, 54_000)]  # two whole blocks, and two parts
+    places = [place for run in runs for place in range(run.start, run.stop)]
+    expected = sum(word * (2 * place + 1) for word, place in zip(values.tolist(), places, strict=True)) % 2**64
+    assert digest_of(values.view(np.uint8), item_bytes=values.itemsize, runs=runs) == expected
 
 
 def test_bases_follow_names_not_insertion() -> None:

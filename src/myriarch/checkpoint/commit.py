@@ -97,6 +97,8 @@ class Snapshots(msgspec.Struct, kw_only=True):
     committed: Snapshot | None = None
     dropped: dict[Step, str] = {}
     """Steps of the present incarnation that were dropped, and why. At most `DROPPED_LIMIT`."""
+    differ: str = ""
+    """How the groups' states differed in a snapshot of the present incarnation; empty: they did not."""
     causes: dict[str, int] = {}
     """How often snapshots were dropped, by cause, over all incarnations. At most `CAUSES_LIMIT`."""
     short: int = 0
@@ -116,7 +118,7 @@ class Snapshots(msgspec.Struct, kw_only=True):
         self.layouts = layouts
         self.owners = {key: node for layout in layouts for key, node in layout.seats()}
         self.copies = dict(copies)
-        self.dropped = {}
+        self.dropped, self.differ = {}, ""
         self.short = 0
         return actions
 
@@ -354,6 +356,7 @@ class Snapshots(msgspec.Struct, kw_only=True):
         if len(set(whole.values())) > 1:
             seen = ", ".join(f"{group}: {digest:016x}" for group, digest in whole.items())
             why = f"the groups' states differ ({seen}): one of them is silently corrupt"
+            self.differ = f"of step {snapshot.step} {why}"
             return self._drop(snapshot.step, why, cause="differ")
         if snapshot.unsealed or snapshot.uncopied or not snapshot.complete:
             return []

@@ -180,6 +180,8 @@ def _forming(state: State, now_s: float) -> Iterator[AnyAction]:
 def _running(state: State, now_s: float) -> Iterator[AnyAction]:
     if state.incident is not None:
         yield from resolve(state, now_s=now_s)
+    elif state.snapshots.differ and state.recovery.healthy_groups == "go_on":
+        state.fail(state.snapshots.differ, now_s=now_s)  # no fault would take anybody back to what is saved
     elif state.crew.all_held:
         state.course.phase = "holding"
     else:

@@ -47,7 +47,7 @@ def survive(state: State, incident: Incident, diagnosis: Diagnosis, *, now_s: fl
     Who failed may have to rest, so this is asked once for an incident.
     """
     crew, phase = state.crew, state.course.phase
-    trusted = diagnosis.kind == "fault" and not incident.failures and not incident.doubts
+    trusted = diagnosis.kind == "fault" and not (incident.failures or incident.doubts or state.snapshots.differ)
     if state.recovery.healthy_groups != "go_on" or not trusted or phase not in ("running", "holding", "forming"):
         return None
     layouts = crew.healthy(forming=phase == "forming")

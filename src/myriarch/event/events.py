@@ -205,7 +205,8 @@ class WorkerReady(Event, frozen=True, kw_only=True):
     bridge_port: int
     state_bytes: int
     digest: str
-    """Hex of the restored state's shard digest: additive over a group's shards, mod 2**64."""
+    """Hex of the restored state's shard digest: additive over a group's shards, mod 2**64. Empty where it is kept: the
+    snapshot before had it, and the next one has it again before anything is saved."""
     sequence_s: float | None = None
     """Measured: seconds of the whole group per sequence of the batch. Only where the plan asked to calibrate."""
     snapshot_s: float | None = None

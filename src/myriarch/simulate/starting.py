@@ -191,7 +191,7 @@ class Starting:
             bridge_host="127.0.0.1",
             bridge_port=9000 + plan.rank,
             state_bytes=shard_bytes,
-            digest=self.work.saving.digest(step, plan.rank),
+            digest="" if isinstance(plan.restore, Keep) else self.work.saving.digest(step, plan.rank),
             sequence_s=sequence_s if calibrated else None,
             snapshot_s=shard_bytes / self.world.timing.memory_bytes_per_s if calibrated else None,
             phases=tuple(Phase(leaf=leaf, start_ns=start, end_ns=end) for leaf, start, end in parts),

@@ -62,7 +62,7 @@ class Gaps:
         may = waiting.estimate_s <= self._longest_s[levels]
         may &= waiting.start_s > self._first_s[levels]
         may &= levels >= 0
-        found = np.flatnonzero(may)
+        found = may.nonzero()[0]
         asked = zip(
             waiting.places[found].tolist(),
             levels[found].tolist(),
@@ -82,7 +82,7 @@ def _stretches(free: NDArray[Any], levels: NDArray[np.int64]) -> tuple[Positions
     width = len(free) + 2  # one before and one after, in which nothing is free
     blocked = np.ones((len(levels), width), dtype=np.bool_)
     np.less(free, levels[:, None], out=blocked[:, 1:-1])
-    edges = np.flatnonzero(blocked)
-    wide = np.flatnonzero(np.diff(edges) > 1)
+    edges = blocked.ravel().nonzero()[0]
+    wide = (edges[1:] - edges[:-1] > 1).nonzero()[0]
     level = edges[wide] // width
     return level, edges[wide] - level * width, edges[wide + 1] - level * width - 1

@@ -168,7 +168,7 @@ class Plan:
         moves_up = free[times_s.searchsorted(start_s) - 1] >= each
         moves_up &= start_s > times_s[0]
         jobs = list(seated)
-        places = {line.find(jobs[at]) for at in np.flatnonzero(moves_up).tolist()}
+        places = {line.find(jobs[at]) for at in moves_up.nonzero()[0].tolist()}
         return {place for place in places if place is not None and place >= first}
 
     def _levels_of(self, shapes: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -134,7 +134,7 @@ class Promises:
     def _first_with(self, devices: int, duration_s: float) -> int:
         """The first row from which so many devices are free for so long, wherever they are."""
         times_s = self._times_s[: self._count]
-        blocked = np.flatnonzero(self._totals[: self._count] < devices)
+        blocked = (self._totals[: self._count] < devices).nonzero()[0]
         if not len(blocked):
             return 0
         rows = np.concatenate(((0,), blocked + 1))

@@ -124,7 +124,7 @@ def test_an_empty_file_is_called_so(text: str, tmp_path: Path) -> None:
 
 
 def test_a_table_that_says_no_devices_is_refused_as_a_whole(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no column says how many devices a job has: there are .*`cards`"):
+    with pytest.raises(SpecError, match=r"no column says how many devices a job has: there are .*`cards`"):
         read("compact", "job,submit_s,run_s,cards\na,0,100,8\n", tmp_path)
 
 

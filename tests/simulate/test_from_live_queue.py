@@ -89,6 +89,7 @@ def test_forecasts_change_nothing_and_are_kept(folder: Path, capsys: pytest.Capt
         (["--as-of-s", "-5"], "no job was submitted until then"),
         (["--as-of-s", "nan"], "is no instant"),
         (["--job", "8"], "`8` is no job"),
+        (["--lang", "xx"], "--lang: `xx` is not known"),
     ):
         assert run(["simulate", "--from-live", "queue", *options]) == 2
         assert told_of in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final, Literal, get_args
 
+from myriarch.errors import UsageError
 from myriarch.event.spans import Leaf, Level
 
 Language = Literal["en", "zh"]
@@ -12,9 +13,13 @@ LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
 
 
 def choose_language(wanted: str = "") -> Language:
-    """`wanted`, else `MYRIARCH_LANG`; English for anything that is not known."""
+    """`wanted`, else `MYRIARCH_LANG`, where English stands for anything that is not known: it may be a locale of any
+    kind. Raises UsageError for a `wanted` one that is not known."""
     text = (wanted or os.environ.get("MYRIARCH_LANG", "")).lower()
-    return next((language for language in LANGUAGES if text.startswith(language)), "en")
+    found = next((language for language in LANGUAGES if text.startswith(language)), None)
+    if found is None and wanted:
+        raise UsageError(f"--lang: `{wanted}` is not known", hint=f"use {' or '.join(LANGUAGES)}")
+    return found or "en"
 
 
 TERMS: Final[dict[str, dict[Language, str]]] = {

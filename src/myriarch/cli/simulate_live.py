@@ -90,6 +90,7 @@ def check_alone(options: LiveOptions, *, scenario: str, sweeps: Mapping[str, obj
 def from_live_run(options: LiveOptions, *, json_output: bool = False, lang: str = "") -> int:
     """Answer and print. Raises UsageError for a run or options that make no sense, IntegrityError for a journal that
     this version of Myriarch would not have written."""
+    language = choose_language(lang)
     stream = stream_of(options.run)
     strange = [name for name in options.given if (name in OF_QUEUES) != (stream is not None)]
     strange += ["--seeds"] if stream is not None and options.seeds is not None else []
@@ -99,13 +100,15 @@ def from_live_run(options: LiveOptions, *, json_output: bool = False, lang: str 
     if stream is not None:
         from myriarch.cli.simulate_queue import from_live_queue
 
-        return from_live_queue(stream, jobs=options.jobs, as_of_s=options.as_of_s, json_output=json_output, lang=lang)
+        return from_live_queue(
+            stream, jobs=options.jobs, as_of_s=options.as_of_s, json_output=json_output, language=language
+        )
     live = read_live(read_records(options.run, as_of_step=options.as_of_step))
     answer = what_if(live, question_of(options, live.resolved))
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
     else:
-        show(answer, language=choose_language(lang), past=options.as_of_step is not None)
+        show(answer, language=language, past=options.as_of_step is not None)
     return EXIT_OK
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from myriarch.cli.console import Output
 from myriarch.cli.quantity import days
 from myriarch.cli.refusal_words import refusal
-from myriarch.cli.report_words import Language, choose_language
+from myriarch.cli.report_words import Language
 from myriarch.cli.simulate_show import short_s, told_facts
 from myriarch.cli.simulate_words import term
 from myriarch.errors import EXIT_OK, EnvironmentFault, UsageError
@@ -34,7 +34,7 @@ _JOB: Final = re.compile(r"([0-9]{1,10}):([^:]+)(?::([^:/]+)(?:/([^:/]+))?)?")
 
 
 def from_live_queue(
-    stream: Path, *, jobs: Sequence[str], as_of_s: float | None, json_output: bool = False, lang: str = ""
+    stream: Path, *, jobs: Sequence[str], as_of_s: float | None, json_output: bool = False, language: Language = "en"
 ) -> int:
     """Answer and print. Raises UsageError for options that make no sense, IntegrityError for a damaged stream."""
     if as_of_s is not None and not abs(as_of_s) < float("inf"):
@@ -48,7 +48,7 @@ def from_live_queue(
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(queue), indent=2).decode())
     else:
-        show(queue, language=choose_language(lang))
+        show(queue, language=language)
     return EXIT_OK
 
 

@@ -152,10 +152,10 @@ WORDS_ZH: Final[dict[str, str]] = {
     "rebalance": "重新分配份额", "stop_user_error": "因用户错误停止", "give_up": "放弃",
     "restart_controller": "重启控制器", "fresh": "初始权重", "live": "健康副本组", "memory": "内存", "disk": "磁盘",
     "numbers": "按编号", "completed": "完成", "degraded": "降级完成", "interrupted": "中断", "failed": "失败",
-    "user_error": "用户错误", "stuck": "停滞", "waiting": "等待节点", "forming": "组建", "running": "运行", "holding": "等待",
-    "blocked": "受阻", "finishing": "收尾", "ended": "已结束",
+    "user_error": "用户错误", "stuck": "停滞", "waiting": "等待节点", "forming": "组建", "running": "运行",
+    "holding": "等待", "blocked": "受阻", "finishing": "收尾", "ended": "已结束",
 }  # fmt: skip
-"""Of kinds of jobs, courses of faults, decisions, tiers, outcomes and phases; in English they are as they are written in files."""
+"""Of kinds of jobs, courses of faults, decisions, tiers, outcomes and phases; in English they are as in files."""
 PROBLEMS_ZH: Final[dict[str, str]] = {
     "missing field": "缺少字段", "not a number": "不是数字", "out of range": "超出范围", "negative time": "时间为负",
     "no devices": "没有卡", "did not run": "从未运行", "repeated id": "编号重复", "not a record": "不是记录",

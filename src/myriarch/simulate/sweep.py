@@ -32,7 +32,7 @@ CELLS_LIMIT: Final = 100_000
 UNVARIED: Final = {
     "seed": "use --seeds: every variant is simulated with each of them",
     "seeds": "use --seeds",
-    **dict.fromkeys(("name", "output", "note", "tuning"), "vary a field that changes what happens"),
+    **dict.fromkeys(("name", "output", "note", "tuning", "forecasts"), "vary a field that changes what happens"),
 }
 """Fields that a sweep gives to its cells itself, or that change no answer, with what to do instead."""
 _STEP: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)|\[([0-9]+)\]")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from myriarch.errors import SpecError
 from myriarch.schedule.decision import Placement, Start
@@ -11,6 +15,7 @@ from myriarch.schedule.easy import Easy
 from myriarch.schedule.fragmentation import fragmentation, stranded_devices
 from myriarch.schedule.job import Job, JobId, Within
 from myriarch.schedule.layout import PoolLayout, layouts_of
+from myriarch.schedule.nodes import MANY, PoolNodes
 from myriarch.schedule.packing import choose, earliest
 from myriarch.schedule.placed import Placed
 from myriarch.spec.fleet import Fleet, Pool, Precision
@@ -145,6 +150,27 @@ def test_what_never_fits_is_refused(one: Job, why: str) -> None:
 def test_a_precision_nobody_has() -> None:
     machine = Placed([PoolLayout(name="a", nodes=1, devices_per_node=1, precisions=("bf16",))])
     assert machine.refusal(job("x", 1, precision="fp64")) == "asks for 1 devices: pool `a` has no fp64"
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=8)
+def test_free_devices_are_counted_alike_for_small_gangs_and_large(random: Random) -> None:
+    """By `check`, node by node."""
+    nodes, runs = (
+        PoolNodes(PoolLayout(name="a", nodes=2 * MANY, devices_per_node=4)),
+        dict[int, tuple[list[int], int]](),
+    )
+    for number in range(30):
+        room = np.flatnonzero(nodes.free).tolist()
+        if runs and (not room or random.random() < 0.4):
+            gone = random.choice(list(runs))
+            nodes.give(*runs.pop(gone), float(gone), gone)
+        elif room:
+            gang = sorted(random.sample(room, random.randint(1, len(room))))
+            each = random.randint(1, int(nodes.free[gang].min()))
+            runs[number] = gang, each
+            nodes.take(gang, each, float(number), number)
+        nodes.check()
 
 
 def test_nodes_go_and_come_back() -> None:

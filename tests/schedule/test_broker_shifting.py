@@ -75,24 +75,34 @@ def said(actions: tuple[Action, ...]) -> list[tuple[str, str, str]]:
     return [(type(action).__name__.lower(), action.job, action.pool) for action in actions]
 
 
+def lasted(broker: Shifting, *, hours: float = 10.0, ran_h: int = 2) -> tuple[Action, ...]:
+    """A job of known length, larger than the mean, that has run for two hours from 18 h on: the valley is in four."""
+    broker.dial.came(0.0)
+    arrive(broker, view("p"), hours=hours, stops=STOPS)
+    broker.started("j", "p", now_s=0.0)
+    return broker.wake(view("p", hour=18 + ran_h), now_s=ran_h * HOUR_S)
+
+
 def test_the_promise_decides_whether_to_wait() -> None:
-    """Four hours from 18 h on, the valley six hours away: it saves nine tenths of the bill for 1.5 of slowdown."""
+    """Eight hours are left: four of the valley save nine tenths of their price for 0.4 of slowdown."""
     patient, urgent = Shifting(promise=1.0), Shifting(promise=0.0)
-    assert said(arrive(urgent, view("p"))) == [("send", "j", "p")]
-    assert said(arrive(patient, view("p"))) == []
+    assert said(lasted(urgent)) == []
+    assert said(lasted(patient)) == [("stop", "j", "p")]
+    patient.stopped("j", now_s=2 * HOUR_S)
     assert said(patient.wake(view("p", hour=23), now_s=5 * HOUR_S)) == []
     assert said(patient.wake(view("p", hour=0), now_s=6 * HOUR_S)) == [("send", "j", "p")]
     patient.check()
-    assert patient.dial.spent == pytest.approx(1.5)
+    assert patient.dial.spent == pytest.approx(0.4)
 
 
 def test_a_wait_counts_in_the_end_as_it_was() -> None:
     broker = Shifting(promise=1.0)
-    arrive(broker, view("p"))
+    assert said(lasted(broker)) == [("stop", "j", "p")]
+    broker.stopped("j", now_s=2 * HOUR_S)
     broker.wake(view("p", hour=0), now_s=6 * HOUR_S)
     broker.started("j", "p", now_s=6 * HOUR_S)
-    broker.ended("j", ran_s=HOUR_S, now_s=7 * HOUR_S)
-    assert broker.dial.spent == pytest.approx(6.0)
+    broker.ended("j", ran_s=2.5 * HOUR_S, now_s=7 * HOUR_S)
+    assert broker.dial.spent == pytest.approx(1.6)
     assert not broker.jobs
 
 
@@ -155,23 +165,12 @@ def test_who_finds_no_room_waits_in_every_queue_and_the_first_to_start_it_wins()
     assert broker.dial.spent == 0.0
 
 
-def test_few_wait_for_a_price_before_they_begin() -> None:
-    """A job of known length would gain from waiting for the valley; of thirty that could begin, one does."""
-    broker = Shifting(promise=1.0)
-    sent = [arrive(broker, view("p"), str(number)) for number in range(30)]
-    assert [len(actions) for actions in sent] == [0] + 29 * [1]
-    broker.check()
-
-
-def test_who_was_held_and_finds_no_room_later_waits_in_every_queue_and_all_of_it_counts() -> None:
-    broker = Shifting(promise=2.0)
-    valley = view("p", "q")
-    assert arrive(broker, valley) == ()
-    late = view("p", "q", hour=0, busy="pq", energy=1.0)
-    assert said(broker.wake(late, now_s=6 * HOUR_S)) == [("send", "j", "p"), ("send", "j", "q")]
-    broker.started("j", "q", now_s=7 * HOUR_S)
-    broker.check()
-    assert broker.dial.spent == pytest.approx(7 / 4)
+def test_nobody_waits_for_a_price_before_it_begins() -> None:
+    """A job of known length would gain from waiting for the valley, and would be made to if it had begun."""
+    for stops in (None, STOPS):
+        broker = Shifting(promise=100.0)
+        assert said(arrive(broker, view("p"), hours=10.0, stops=stops)) == [("send", "j", "p")]
+        assert broker.dial.spent == 0.0
 
 
 def test_an_old_job_makes_room_for_one_that_loses_more_by_waiting() -> None:
@@ -215,18 +214,6 @@ def test_a_pool_is_chosen_for_the_hours_that_a_job_is_likely_to_run() -> None:
             limit_s=30 * HOUR_S, lives=lives, slowness_per_s=1e-3, stops=None, now_s=0.0,
         )  # fmt: skip
         assert said(sent) == [("send", "j", pool)]
-
-
-def test_nobody_is_held_whose_wait_would_break_the_promise_if_it_were_short() -> None:
-    """Six hours of waiting are 21,600 / 3,600 units of slowdown for a job of an hour, of 20 x 0.1 that are left."""
-    runs_s = np.concatenate((np.full(1, HOUR_S), np.full(99, 40 * HOUR_S)))
-    for promise, held in ((0.1, False), (1.0, True)):
-        broker = Shifting(promise=promise)
-        sent = broker.submit(
-            Request(name="j", devices=2), view("p"), speed={"p": 1.0}, limit_s=40 * HOUR_S,
-            lives=Lifetimes(runs_s, most_s=40 * HOUR_S), slowness_per_s=1e-6, stops=None, now_s=0.0,
-        )  # fmt: skip
-        assert (sent == ()) == held
 
 
 def test_a_voucher_draws_jobs_while_it_lasts() -> None:

@@ -46,19 +46,10 @@ class Dial:
         self.spent += slowdown
 
     @property
-    def allowed(self) -> float:
-        """Units of slowdown that the jobs so far may be made to wait for."""
-        return self.promise * max(self.jobs, LEAST_JOBS)
-
-    @property
-    def left(self) -> float:
-        """Of these; below zero where waits came dearer than expected."""
-        return self.allowed - self.spent
-
-    @property
     def used(self) -> float:
         """Share of the promise."""
-        return max(self.spent, 0.0) / self.allowed if self.allowed > 0 else math.inf
+        allowed = self.promise * max(self.jobs, LEAST_JOBS)
+        return max(self.spent, 0.0) / allowed if allowed > 0 else math.inf
 
     @property
     def bill(self) -> float:

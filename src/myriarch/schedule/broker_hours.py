@@ -55,8 +55,6 @@ class Lifetimes:
         drawn_s = np.concatenate((runs_s[:-1], tail_s))
         self._runs_s = drawn_s if most_s is None else np.minimum(drawn_s, max(most_s, float(runs_s[0])))
         weights = np.concatenate((np.ones(len(runs_s) - 1), np.full(len(tail_s), 1.0 / len(tail_s)))) / len(runs_s)
-        self.shortest_s = float(self._runs_s[0])
-        """The shortest of them: of a hundred, few jobs in a hundred end before."""
         self._alive = _beyond(weights)
         self._worked = _beyond(weights * self._runs_s)
         self._slow = _beyond(weights / np.maximum(self._runs_s, BOUND_S))

@@ -1,17 +1,17 @@
 """The broker for jobs that may wait for cheap hours and cheap pools, also after they have begun.
 
-    submit      a job arrives: it begins at once, is held for a price, or waits in a pool's queue for devices
-    wake        time has passed: jobs that wait are decided anew, and those that run may be stopped
+    submit      a job arrives: it begins at once, or waits in all queues for devices
+    wake        time has passed: jobs that were stopped are decided anew, and those that run may be stopped
     started, stopped, ended      what pools report
 
 Every decision is `broker_hours.outlook`: the least expected cost over the hours that are foreseen. Slowdown is priced
 by a `Dial`, so that waiting for prices costs no more of it than was promised.
 
-Who has not begun begins wherever there is room; few are made to wait for a price (`PATIENT`). Where no pool has room,
-copies wait in the queues of all: the first pool that starts one wins, and the others are recalled. A copy that another
-pool starts before its recall has come is called off, too, so that a job goes on in one place. What has begun may be
-stopped: for a price, or for one that has not begun and loses more by waiting. It goes on from the queue of one pool,
-where it keeps its turn.
+Who has not begun begins wherever there is room, and waits for no price: it may turn out to be short. Where no pool has
+room, copies wait in the queues of all: the first pool that starts one wins, and the others are recalled. A copy that
+another pool starts before its recall has come is called off, too, so that a job goes on in one place. What has begun
+may be stopped: for a price, or for one that has not begun and loses more by waiting. It goes on from the queue of one
+pool, where it keeps its turn.
 """
 
 from __future__ import annotations
@@ -39,9 +39,6 @@ AHEAD_SLOTS: Final = 36
 SMALL: Final = 1.0
 """Jobs that run are left alone when what is left of them costs less than this share of a mean bill: all of those hold
 few per cent of the money, and there are many."""
-PATIENT: Final = 0.005
-"""The share of jobs that wait for a price before they begin: half of the hundredth that a 99th percentile of waits
-leaves out, so that prices do not make it longer."""
 YIELD_MOST: Final = 4
 """Jobs that are stopped, at the most, to make room for another, and ways to do so that are asked about in a pool."""
 URGENT: Final = 1e9
@@ -99,8 +96,6 @@ class Held:
     """Where it runs."""
     queues: tuple[str, ...] = ()
     """Where copies of it wait."""
-    declined: bool = False
-    """It could have begun, and was made to wait for a price: all of its waiting counts from then on."""
     yielded: bool = False
     """Others have been stopped for it."""
     began_s: float = 0.0
@@ -117,8 +112,8 @@ class Held:
 
     @property
     def planned(self) -> bool:
-        """Whether it waits in a queue and is decided anew; for the others that wait in queues, the pools decide."""
-        return self.state == "queued" and (self.declined or self.ran_s > 0)
+        """Whether it waits in a queue and is decided anew; who has not begun begins where a pool has devices first."""
+        return self.state == "queued" and self.ran_s > 0
 
     def age_s(self, now_s: float) -> float:
         """Work done."""
@@ -136,8 +131,6 @@ class Shifting:
         """`promise`: by how much waiting for prices may raise the mean bounded slowdown."""
         self.dial = Dial(promise=promise)
         self.jobs: dict[str, Held] = {}
-        self._declined = 0
-        """Jobs that were made to wait for a price before they began."""
 
     # --- events --------------------------------------------------------------------------------------------------
 
@@ -219,11 +212,9 @@ class Shifting:
     # --- decisions -----------------------------------------------------------------------------------------------
 
     def _count(self, job: Held, *, now_s: float) -> None:
-        """Time that was waited for a price; of a job that waited or was stopped for one, for devices too."""
+        """Time that was waited for a price, and for devices by a job that was stopped."""
         if (job.state == "held" or job.planned) and now_s > job.since_s:
-            age = np.array([job.age_s(now_s)])
-            slow = job.slowness_per_s if age[0] <= 0 else float(job.lives.slowness_per_s(age)[0])
-            cost = slow * (now_s - job.since_s)
+            cost = float(job.lives.slowness_per_s(np.array([job.ran_s]))[0]) * (now_s - job.since_s)
             job.waited_s += now_s - job.since_s
             job.counted += cost
             self.dial.waited(cost)
@@ -242,45 +233,36 @@ class Shifting:
 
     def _place(self, job: Held, offered: _Offered, *, now_s: float) -> list[Action]:
         """Of a job that does not run."""
-        fresh = job.ran_s <= 0
-        if job.state == "queued" and not job.planned:
-            return self._race(job, offered, offered.able(job), now_s=now_s)
+        if job.ran_s <= 0:
+            return self._begin(job, offered, now_s=now_s)
         hours, names = offered.hours(job)
-        begins = bool(hours.room[:, 0].any())
-        if fresh and not begins and not job.declined:
-            return self._race(job, offered, self._by_bill(job, hours, names), now_s=now_s)
-        if (urgent := self._urgent(job, hours, now_s=now_s)) is not None:
-            return self._queue(job, names[urgent], now_s=now_s, reason="short; the cheapest that has room now")
         look = self._look(job, hours, now_s=now_s, at=None)
         pool, slot = look.best
         cost = float(look.begin[pool, slot])
-        if slot and fresh and begins and not self._patient(job, float(hours.edges_s[slot])):
-            pool, slot = int(np.argmin(look.begin[:, 0])), 0
-        now = float(look.begin[:, 0].min())
         if not math.isfinite(cost):
-            if fresh:
-                return self._race(job, offered, self._by_bill(job, hours, names), now_s=now_s)
             reason = "no pool foresees room; it waits its turn"
             return self._queue(job, offered.soonest(job), now_s=now_s, reason=reason)
         if slot == 0:
-            return self._queue(job, names[pool], now_s=now_s, reason=f"{now:.6g}; cheapest now")
+            return self._queue(job, names[pool], now_s=now_s, reason=f"{cost:.6g}; cheapest now")
+        now = float(look.begin[:, 0].min())
         if hours.room[pool, :slot].any():
             reason = f"{cost:.6g} in {names[pool]} from slot {slot} on; now {now:.6g}"
             offered.take(job, names[pool], slot, now_s=now_s)
             return self._hold(job, now_s=now_s, reason=reason)
-        if fresh and not begins:
-            return self._race(job, offered, self._by_bill(job, hours, names), now_s=now_s)
         reason = f"{cost:.6g} in {names[pool]}, with room from slot {slot} on; elsewhere now {now:.6g}"
         return self._queue(job, names[pool], now_s=now_s, reason=reason, turn=look, names=names)
 
-    def _patient(self, job: Held, wait_s: float) -> bool:
-        """Whether one that could begin may be made to wait: few, and nobody whose wait would break the promise if it
-        turned out to be short. One that dies in its first minute after a night would use up the waits of all."""
-        worst = wait_s / max(job.lives.shortest_s, BOUND_S)
-        if not job.declined and self._declined < max(PATIENT * self.dial.jobs, 1.0) and worst <= self.dial.left:
-            job.declined = True
-            self._declined += 1
-        return job.declined
+    def _begin(self, job: Held, offered: _Offered, *, now_s: float) -> list[Action]:
+        """Of a job that has not begun: where it is cheapest to begin now, or wherever there is room first."""
+        hours, names = offered.hours(job)
+        if job.queues or not hours.room[:, 0].any():
+            return self._race(job, offered, self._by_bill(job, hours, names), now_s=now_s)
+        if (urgent := self._urgent(job, hours)) is not None:
+            return self._queue(job, names[urgent], now_s=now_s, reason="short; the cheapest that has room now")
+        look = self._look(job, hours, now_s=now_s, at=None)
+        pool = int(np.argmin(look.begin[:, 0]))
+        reason = f"{float(look.begin[pool, 0]):.6g}; the cheapest that has room now"
+        return self._queue(job, names[pool], now_s=now_s, reason=reason)
 
     def _race(self, job: Held, offered: _Offered, names: Sequence[str], *, now_s: float) -> list[Action]:
         """Copies into all queues in which none waits; and older jobs out of its way where that lets it begin."""
@@ -331,12 +313,10 @@ class Shifting:
         bill = _bills(job, hours, np.arange(len(names)))
         return [names[index] for index in np.argsort(bill, kind="stable").tolist()]
 
-    def _urgent(self, job: Held, hours: Hours, *, now_s: float) -> int | None:
-        """The pool in which it begins now, where to wait for an hour costs more than to run there: most jobs are short,
-        and are told from the others by this at once."""
+    def _urgent(self, job: Held, hours: Hours) -> int | None:
+        """The pool in which it begins, where to wait for an hour costs more than to run there: most jobs are short, and
+        are told from the others by this at once."""
         now = np.flatnonzero(hours.room[:, 0])
-        if not len(now) or job.ran_s > 0:
-            return None
         bill = _bills(job, hours, now)
         hour = self.dial.price * job.slowness_per_s * S_PER_HOUR
         return int(now[np.argmin(bill)]) if hour > bill.min() else None

@@ -47,6 +47,8 @@ LLAMA_DAYS: Final = 54
 LLAMA_DEVICES: Final = 16_384
 LLAMA_STORE_BYTES_PER_S: Final = 2e12 / LLAMA_DEVICES
 """2 TB/s sustained (The Llama 3 Herd of Models, section 3.3.1)."""
+ONE_CORE_BYTES_PER_S: Final = 1.2e9
+"""At which `train.snapshot` copies, hashes and digests bf16 weights with fp32 moments, on one core of a 2-core Xeon."""
 SIZES: Final = (1_024, 8_192, 32_768, 65_536, 98_304, 131_072)
 FAILURES: Final = {"control": 1_000, "whole job": 5_000}
 """So many for each size. The formula takes those that were drawn, so that what differs is no luck of theirs. A whole
@@ -170,6 +172,8 @@ def at_98k(*, days: float, seeds: int) -> dict[str, dict[str, Any]]:
         "live, corruption noticed after 10 min": (live, published("meta_ft_hsdp", noticed_s=600.0)),
         "live, slow nodes as published": (live, model.with_causes(FAIL_SLOW)),
         "live, 60 spares instead of 82": (ours(AT_98K, model, spares=60), model),
+        "live, saves as fast as one core here": (ours(AT_98K, model, host_bytes_per_s=ONE_CORE_BYTES_PER_S), model),
+        "live, groups go over in 3 s": (ours(AT_98K, model, regroup_s=3.0), model),
     }
     for name, (case, rates) in variants.items():
         found[name] = over(case, rates, days=days, seeds=1)

@@ -170,7 +170,7 @@ def test_a_sweep_goes_on_where_it_stopped(
     with pytest.raises(KeyboardInterrupt):
         run(vary=vary, seeds=3)
     assert "3 of 6 cells are kept; the same command goes on from there" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="there is no run"):
+    with pytest.raises(UsageError, match="was stopped before there was an answer"):
         find_attempt("small")
     assert run(vary=vary, seeds=3) == 0
     printed = capsys.readouterr()

@@ -63,6 +63,7 @@ def match(
         raise UsageError(f"--method: `{method}` is unknown;{did_you_mean(method, METHODS)} use {known}")
     if not seconds > 0:
         raise UsageError(f"--seconds: {seconds:g} is no time to solve in; give some, like 60")
+    language = choose_language(lang)
     wanted, where = _read(jobs, Jobs), _read(market, Market)
     names = [request.name for request in wanted.jobs]
     if job and job not in names:
@@ -77,21 +78,10 @@ def match(
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     elif job:
-        show_job(shown, where, language=_language(lang))
+        show_job(shown, where, language=language)
     else:
-        show(matching, where, language=_language(lang))
+        show(matching, where, language=language)
     return EXIT_DEGRADED if shown.unplaced else EXIT_OK
-
-
-def _language(wanted: str) -> Language:
-    """What was chosen, where standard output has its letters: a row of question marks is of no use to anybody."""
-    language = choose_language(wanted)
-    try:
-        term("title", language).encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        print(f"{sys.stdout.encoding} has no Chinese letters; set PYTHONIOENCODING=utf-8", file=sys.stderr)
-        return "en"
-    return language
 
 
 @contextlib.contextmanager

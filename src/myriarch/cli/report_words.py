@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Final, Literal, get_args
 
 from myriarch.errors import UsageError
@@ -14,12 +15,25 @@ LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
 
 def choose_language(wanted: str = "") -> Language:
     """`wanted`, else `MYRIARCH_LANG`, where English stands for anything that is not known: it may be a locale of any
-    kind. Raises UsageError for a `wanted` one that is not known."""
+    kind, and for Chinese where standard output has not its letters. Raises UsageError for a `wanted` one that is
+    not known."""
     text = (wanted or os.environ.get("MYRIARCH_LANG", "")).lower()
     found = next((language for language in LANGUAGES if text.startswith(language)), None)
     if found is None and wanted:
         raise UsageError(f"--lang: `{wanted}` is not known", hint=f"use {' or '.join(LANGUAGES)}")
+    if found == "zh" and not _has_chinese(sys.stdout.encoding or "utf-8"):
+        print(f"{sys.stdout.encoding} has no Chinese letters; set PYTHONIOENCODING=utf-8", file=sys.stderr)
+        return "en"
     return found or "en"
+
+
+def _has_chinese(encoding: str) -> bool:
+    """A row of question marks is of no use to anybody."""
+    try:
+        TERMS["effective"]["zh"].encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 TERMS: Final[dict[str, dict[Language, str]]] = {

@@ -81,8 +81,8 @@ def simulate(options: Options, *, json_output: bool = False, lang: str = "") -> 
     if isinstance(made, Answer) and made.run is not None and not json_output:
         from myriarch.cli.report import report
 
-        return report(made.files["folder"], json_output=False, lang=lang)
-    _print(made, json_output=json_output, lang=lang)
+        return report(made.files["folder"], json_output=False, lang=language)
+    _print(made, json_output=json_output, language=language)
     return EXIT_OK
 
 
@@ -95,19 +95,19 @@ def show_kept(attempt: Attempt, *, json_output: bool, lang: str) -> int:
         made = read_json(attempt.sweep, Sweep)
     else:
         made = read_json(attempt.simulation, Answer)
-    _print(made, json_output=json_output, lang=lang)
+    _print(made, json_output=json_output, language=choose_language(lang))
     return EXIT_OK
 
 
-def _print(made: Made, *, json_output: bool, lang: str) -> None:
+def _print(made: Made, *, json_output: bool, language: Language) -> None:
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
     elif isinstance(made, Sweep):
-        show_sweep(made, language=choose_language(lang))
+        show_sweep(made, language=language)
     elif isinstance(made, Tuning):
-        show_tuning(made, language=choose_language(lang))
+        show_tuning(made, language=language)
     else:
-        show_answer(made, language=choose_language(lang))
+        show_answer(made, language=language)
 
 
 def _single(scenario: Scenario, directory: RunDirectory, language: Language) -> Answer:

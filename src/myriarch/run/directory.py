@@ -228,6 +228,9 @@ def find_attempt(name: str = "", *, output: Path = Path(DEFAULT_OUTPUT), launche
     found = [attempt for attempt in found if not (launched and attempt.scenario.is_file())]
     if found:
         return found[-1]
+    if name and not launched and (output / name).is_dir() and RunDirectory(output / name).simulations():
+        hint = "the same `myriarch simulate` goes on where it was"
+        raise UsageError(f"`{name}` in {output.resolve()} was stopped before there was an answer", hint=hint)
     known = sorted({attempt.run_name for attempt in attempts_under(output)})
     if not known:
         raise UsageError(f"there is no run in {output.resolve()}", hint="start one: myriarch train RUN")

@@ -66,14 +66,14 @@ def _in_pool(
 ) -> Displacement | None:
     pool = nodes.pool
     many, each = pool.gang(job.devices)
-    owners, places, sizes = _flat(candidates)
     shut = np.fromiter(barred, dtype=np.intp)
 
     def room(count: int) -> Ints:
         """Free devices of each node without the first candidates."""
-        upto = int(np.searchsorted(owners, count))
-        freed = np.bincount(places[:upto], weights=sizes[:upto], minlength=pool.nodes).astype(np.int64)
-        free: Ints = nodes.free + freed
+        free = nodes.free.copy()
+        for _, placement in candidates[:count]:
+            for node in placement.nodes:
+                free[node] += placement.devices_per_node
         free[shut] = 0
         return free
 
@@ -81,22 +81,20 @@ def _in_pool(
         free = room(count)
         return choose(pool, free >= each, free, many, job.within)
 
-    high = len(candidates)
-    if (best := chosen(high)) is None:
-        return None
     # Fewer cannot do, by their devices alone; and it is seldom many more: gallop, then bisect.
-    missing = many * each - nodes.free_devices
-    sums = np.cumsum([placement.devices for _, placement in candidates])
-    low = probe = int(np.searchsorted(sums, missing)) + 1 if missing > 0 else 0
-    step = 1
+    low = _fewest(candidates, many * each - nodes.free_devices)
+    probe, step = low, 1
+    while (best := chosen(probe)) is None:
+        if probe == len(candidates):
+            return None
+        low, probe, step = probe + 1, min(probe + step, len(candidates)), 2 * step
+    high = probe
     while low < high:
-        there = chosen(probe)
-        if there is not None:
-            high, best, step = probe, there, 0
+        middle = (low + high) // 2
+        if (there := chosen(middle)) is None:
+            low = middle + 1
         else:
-            low = probe + 1
-        probe = min(probe + step, high - 1) if step else (low + high) // 2
-        step *= 2
+            high, best = middle, there
     victims = _needed(candidates[:high], room(high), best, each)
     return Displacement(
         placement=Placement(pool=pool.name, nodes=tuple(best.tolist()), devices_per_node=each),
@@ -105,22 +103,13 @@ def _in_pool(
     )
 
 
-def _flat(candidates: Sequence[tuple[int, Placement]]) -> tuple[Ints, Ints, Ints]:
-    """Of each node of each candidate: whose it is (a number in order), which, and how many devices."""
-    owners: list[int] = []
-    places: list[int] = []
-    sizes: list[int] = []
-    for owner, (_, placement) in enumerate(candidates):
-        taken = placement.nodes
-        if len(taken) == 1:
-            owners.append(owner)
-            places.append(taken[0])
-            sizes.append(placement.devices_per_node)
-        else:
-            owners += [owner] * len(taken)
-            places += taken
-            sizes += [placement.devices_per_node] * len(taken)
-    return np.array(owners, dtype=np.int64), np.array(places, dtype=np.int64), np.array(sizes, dtype=np.int64)
+def _fewest(candidates: Sequence[tuple[int, Placement]], missing: int) -> int:
+    """How many of the first have so many devices together; all, if they have fewer."""
+    for count, (_, placement) in enumerate(candidates):
+        if missing <= 0:
+            return count
+        missing -= placement.devices
+    return len(candidates)
 
 
 def _needed(

@@ -163,6 +163,21 @@ def test_an_errand_that_ends_while_it_would_be_saved_is_not_stopped() -> None:
         World({"p": 2}, {}).run([errand("e")], Late())
 
 
+def test_a_policy_may_hold_the_last_errand_for_a_day_in_which_nothing_happens() -> None:
+    class Holds(Scripted):
+        period_s = 3600.0
+
+        def arrive(self, errand: Errand, world: World) -> None: ...
+
+        def wake(self, world: World) -> None:
+            if world.now_s >= 86_400.0:
+                world.send(E, "p")
+
+    policy = Holds()
+    World({"p": 2}, {}).run([errand("e")], policy)
+    assert policy.seen == ["e>p@86400", "e.@86450"]
+
+
 def test_mistakes_of_a_policy_are_said() -> None:
     class Forgets(Scripted):
         def arrive(self, errand: Errand, world: World) -> None: ...

@@ -15,7 +15,7 @@ import dataclasses
 import heapq
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -28,6 +28,10 @@ from myriarch.schedule.easy import Easy
 from myriarch.schedule.job import Job, JobId
 from myriarch.schedule.profile import Profile
 from myriarch.simulate.queueing import Task
+
+FORGOTTEN_S: Final = 2 * 86_400.0
+"""After so long without any event a policy has forgotten the errands that wait nowhere: prices are known for a day, and
+plans reach less than two ahead."""
 
 
 class Pause(Value, frozen=True, kw_only=True):
@@ -259,17 +263,19 @@ class World:
             self._push(errand.job.submit_s, _ARRIVE, "", errand.job.id)
         open_errands = len(ordered)
         wake_s = (ordered[0].job.submit_s if ordered else 0.0) + policy.period_s
+        happened_s = self.now_s
         while open_errands:
             if not self._events or wake_s < self._events[0][0]:
                 self.now_s = wake_s
                 policy.wake(self)
                 wake_s += policy.period_s
-                if not self._events and not any(pool.waiting for pool in self.pools.values()):
+                idle = not self._events and not any(pool.waiting for pool in self.pools.values())
+                if idle and self.now_s - happened_s > FORGOTTEN_S:
                     missing = [job for job in self._errands if not self._over(job)]
                     raise SpecError(f"{len(missing)} jobs are sent nowhere, {missing[0]} first; the policy forgot them")
                 continue
             at_s, kind, number, pool, job = heapq.heappop(self._events)
-            self.now_s = at_s
+            self.now_s = happened_s = at_s
             if kind == _ARRIVE:
                 policy.arrive(self._errands[job], self)
             elif kind == _SUBMIT:

@@ -120,7 +120,7 @@ def test_decisions_are_the_same_every_time() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("bad", [{"round_s": 0.0}, {"exponent": 1.0}, {"exponent": -0.5}, {"horizon_s": -1.0}])
+@pytest.mark.parametrize("bad", [{"round_s": 0.0}, {"exponent": 1.0}, {"exponent": -0.5}, {"guard_s": -1.0}])
 def test_bad_parameters_are_said(bad: dict[str, float]) -> None:
     with pytest.raises(SpecError, match="round_s"):
         Completions(Placed(POOLS), Lengths(), speeds=Root(), **bad)

@@ -2,7 +2,7 @@
 
     python benchmarks/predict.py --traces FOLDER [--part durations|waits ...] [--case NAME ...] [--jobs N] [--json]
 
-FOLDER holds Philly, Mira, ThetaGPU, PAI and SDSC under the file names in TRACES and RECORDED, and `oracles/`. Events
+FOLDER holds Philly, Mira, ThetaGPU, PAI, SDSC and Lublin under the names in TRACES and WAITS, and `oracles/`. Events
 are played in the order of time: every forecast is made at a submission, from what had happened before, by models that
 are grown anew every week. What is scored is all jobs of weeks after the first quarter of the trace, or after two weeks.
 
@@ -41,21 +41,27 @@ from scipy.stats import kendalltau  # noqa: E402
 
 from myriarch.schedule.conservative import Conservative  # noqa: E402
 from myriarch.schedule.counted import Counted  # noqa: E402
+from myriarch.schedule.decision import Decision, Preempt, Start  # noqa: E402
 from myriarch.schedule.durations import Durations  # noqa: E402
 from myriarch.schedule.easy import Easy  # noqa: E402
 from myriarch.schedule.in_order import InOrder  # noqa: E402
 from myriarch.schedule.job import Job, JobId  # noqa: E402
+from myriarch.schedule.layout import PoolLayout  # noqa: E402
+from myriarch.schedule.myriarch import myriarch  # noqa: E402
+from myriarch.schedule.placed import Placed  # noqa: E402
 from myriarch.schedule.scheduler import Scheduler  # noqa: E402
 from myriarch.schedule.waits import Waits  # noqa: E402
+from myriarch.simulate.cluster import simulate_cluster  # noqa: E402
 from myriarch.simulate.queueing import Task, simulate_queue  # noqa: E402
 from myriarch.simulate.workload.reading import read_trace  # noqa: E402
-from myriarch.simulate.workload.tasks import tasks_of  # noqa: E402
+from myriarch.simulate.workload.tasks import resumable, tasks_of  # noqa: E402
 from myriarch.simulate.workload.trace import TraceJob  # noqa: E402
-from simulate import described_machine, schedule_of  # noqa: E402
+from simulate import PHILLY, described_machine, schedule_of  # noqa: E402
 
 Floats = npt.NDArray[np.float64]
 
 WEEK_S: Final = 7 * 86_400.0
+YEAR_S: Final = 365 * 86_400.0
 TRACES: Final = {
     "philly": "philly_2017_jobs.csv.gz",
     "mira": "alcf_mira_2018.csv.gz",
@@ -75,17 +81,34 @@ class Played(NamedTuple):
     """A job of a real or a simulated schedule."""
 
     job: Job
-    start_s: float
+    spells: tuple[tuple[float, float], ...]
+    """When it started and stopped, each time."""
     run_s: float
+
+    @property
+    def start_s(self) -> float:
+        """For the first time."""
+        return self.spells[0][0]
+
+
+Schedule = tuple[list[Played], int, bool]
+"""Jobs, devices, and whether estimates are what people asked for."""
+Reader = Callable[[Path, int | None], Schedule]
+"""Of a folder's first so many jobs."""
+
+
+def at_once(job: Job, start_s: float, run_s: float) -> Played:
+    """It is never stopped."""
+    return Played(job, ((start_s, start_s + run_s),), run_s)
 
 
 def job_of(one: TraceJob) -> Job:
-    """As it was submitted; an estimate of an hour where there is none, which nobody looks at."""
+    """As it was submitted; an estimate of a year where there is none, which bounds nothing."""
     return Job(
         id=JobId(one.id),
         submit_s=one.submit_s,
         devices=one.devices,
-        estimate_s=one.estimate_s or 3600.0,
+        estimate_s=one.estimate_s or YEAR_S,
         tenant=one.tenant,
         user=one.user,
         kind="gang" if one.devices > 1 else "experiment",
@@ -171,106 +194,157 @@ def accuracy(guess_s: Floats, run_s: Floats) -> dict[str, float | None]:
 # Waits
 
 
-def recorded(name: str, devices: int) -> Callable[[Path], tuple[list[Played], int, bool]]:
-    """What the real system did."""
+def recorded(name: str, devices: int) -> Reader:
+    """What the file says, of the real system or of a simulation."""
 
-    def read(folder: Path) -> tuple[list[Played], int, bool]:
-        jobs = [one for one in read_trace(folder / name).jobs if one.wait_s is not None]
-        played = [Played(job_of(one), one.submit_s + (one.wait_s or 0.0), one.run_s) for one in jobs]
+    def read(folder: Path, count: int | None) -> Schedule:
+        jobs = [one for one in read_trace(folder / name).jobs if one.wait_s is not None][:count]
+        played = [at_once(job_of(one), one.submit_s + (one.wait_s or 0.0), one.run_s) for one in jobs]
         return played, devices, any(one.estimate_s for one in jobs)
 
     return read
 
 
-def oracle(name: str, devices: int) -> Callable[[Path], tuple[list[Played], int, bool]]:
+def oracle(name: str, devices: int) -> Reader:
     """A schedule by pyss, which ours equal start by start."""
 
-    def read(folder: Path) -> tuple[list[Played], int, bool]:
+    def read(folder: Path, count: int | None) -> Schedule:
         known = schedule_of(folder / "oracles" / f"{name}.csv.gz", "start")
         assert known.start_s is not None
         starts = known.start_s.tolist()
-        return (
-            [Played(task.job, start, task.run_s) for task, start in zip(known.tasks, starts, strict=True)],
-            devices,
-            True,
-        )
+        played = [at_once(task.job, start, task.run_s) for task, start in zip(known.tasks, starts, strict=True)]
+        return played[:count], devices, True
 
     return read
 
 
-def simulated(
-    name: str, make: Callable[[Counted], Scheduler], devices: int
-) -> Callable[[Path], tuple[list[Played], int, bool]]:
-    """Our own schedule of a trace; schedulers are told the next usual limit above the run time."""
+def usual(path: Path, count: int | None, devices: int) -> list[Task]:
+    """A trace's jobs; schedulers are told the next usual limit above the run time, `Durations` are not."""
+    return [task for task in tasks_of(read_trace(path), estimates="usual") if task.job.devices <= devices][:count]
 
-    def read(folder: Path) -> tuple[list[Played], int, bool]:
-        every: Sequence[Task] = tasks_of(read_trace(folder / name), estimates="usual")
-        tasks = [task for task in every if task.job.devices <= devices]
-        outcome = simulate_queue(tasks, make(Counted(devices)))
-        starts = outcome.start_s.tolist()
-        return [Played(task.job, start, task.run_s) for task, start in zip(tasks, starts, strict=True)], devices, True
+
+def simulated(name: str, make: Callable[[Counted], Scheduler], devices: int) -> Reader:
+    """Our own schedule of a trace."""
+
+    def read(folder: Path, count: int | None) -> Schedule:
+        tasks = usual(folder / name, count, devices)
+        starts = simulate_queue(tasks, make(Counted(devices))).start_s.tolist()
+        played = [at_once(task.job, start, task.run_s) for task, start in zip(tasks, starts, strict=True)]
+        return played, devices, False
 
     return read
 
 
-WAITS: Final[dict[str, Callable[[Path], tuple[list[Played], int, bool]]]] = {
+def preemptive(name: str, pool: PoolLayout) -> Reader:
+    """The same under our own policy on nodes, which stops jobs that can go on later: 30 s to save, 60 s to restart, a
+    checkpoint each half hour."""
+
+    def read(folder: Path, count: int | None) -> Schedule:
+        tasks = resumable(usual(folder / name, count, pool.devices), save_s=30.0, restart_s=60.0, saves_every_s=1800.0)
+        starts: dict[JobId, list[float]] = defaultdict(list)
+        stops: dict[JobId, list[float]] = defaultdict(list)
+
+        def observe(decision: Decision) -> None:
+            if isinstance(decision, Start | Preempt):
+                (starts if isinstance(decision, Start) else stops)[decision.job].append(decision.at_s)
+
+        outcome = simulate_cluster(tasks, myriarch(Placed([pool])), observe=observe)
+        for task, end_s in zip(tasks, outcome.ended_s.tolist(), strict=True):
+            stops[task.job.id].append(end_s)
+        played = [
+            Played(task.job, tuple(zip(starts[task.job.id], stops[task.job.id], strict=True)), task.run_s)
+            for task in tasks
+        ]
+        return played, pool.devices, False
+
+    return read
+
+
+WAITS: Final[dict[str, Reader]] = {
     "mira, recorded": recorded(TRACES["mira"], 49_152),
     "thetagpu, recorded": recorded(TRACES["thetagpu"], 24),
-    "philly, recorded": recorded("philly_2017_attempts.csv.gz", 2_490),
+    "philly attempts, FIFO": recorded("philly_2017_attempts.csv.gz", 2_490),
     "mira, EASY": oracle("mira_easy", 49_152),
     "mira, FIFO": oracle("mira_fcfs", 49_152),
     "sdsc, EASY": oracle("sdsc5k_easy", 128),
     "sdsc, FIFO": oracle("sdsc5k_fcfs", 128),
     "sdsc, conservative": oracle("sdsc5k_cons", 128),
+    "lublin, FIFO": simulated("lublin_256.swf.gz", InOrder, 256),
     "lublin, EASY": oracle("lublin256_easy", 256),
     "lublin, conservative": oracle("lublin256_cons", 256),
     "philly, EASY": simulated(TRACES["philly"], Easy, 512),
     "philly, FIFO": simulated(TRACES["philly"], InOrder, 512),
     "philly, conservative": simulated(TRACES["philly"], Conservative, 512),
+    "philly, myriarch": preemptive(TRACES["philly"], PHILLY),
     "pai, EASY": simulated(TRACES["pai"], Easy, 128),
     "pai, FIFO": simulated(TRACES["pai"], InOrder, 128),
     "pai, conservative": simulated(TRACES["pai"], Conservative, 128),
 }
-"""Philly had 2,490 GPUs (its attempts never use more for long); ThetaGPU has 24 nodes. PAI's jobs, as they were
+"""The waits in the file of Philly's attempts are not Philly's: all 151,816 starts are those of a queue served in
+order by 2,490 devices, to the second. ThetaGPU has 24 nodes. PAI's jobs, as they were
 resampled, would keep 115 devices busy on average: 128 are a load of 0.9; its few larger jobs are left out."""
 
 
-def events(played: Sequence[Played]) -> Iterator[tuple[float, int, int]]:
-    """Instant, kind (0 submission, 1 end, 2 start), which."""
+NEW, STOP, START = range(3)
+"""What happens first at one instant."""
+
+
+def events(played: Sequence[Played]) -> Iterator[tuple[float, int, int, int]]:
+    """Instant, NEW, STOP or START, which job, for which time."""
     found = []
     for index, each in enumerate(played):
-        found += [(each.job.submit_s, 0, index), (each.start_s, 2, index), (each.start_s + each.run_s, 1, index)]
+        found.append((each.job.submit_s, NEW, index, 0))
+        for turn, (start_s, stop_s) in enumerate(each.spells):
+            found += [(start_s, START, index, turn), (stop_s, STOP, index, turn)]
     yield from sorted(found)
 
 
+class Lengths:
+    """Run times as `Durations` learns them on the way; of a job that was stopped, what is left of it."""
+
+    def __init__(self, *, estimates: bool) -> None:
+        self.known = Durations(estimates=estimates)
+        self.done_s: dict[JobId, float] = defaultdict(float)
+
+    def expected(self, job: Job) -> float:
+        done_s = self.done_s.get(job.id)
+        if done_s is None:
+            return self.known.forecast(job, now_s=job.submit_s).mean_s
+        return self.known.remaining(job, age_s=done_s, now_s=job.submit_s).mean_s
+
+    def likely(self, job: Job) -> Floats:
+        likely_s, done_s = self.known.likely(job, now_s=job.submit_s), self.done_s.get(job.id, 0.0)
+        left_s = likely_s[likely_s > done_s] - done_s
+        return left_s if len(left_s) else np.array([self.expected(job)])
+
+
 def waits(name: str, folder: Path, count: int | None = None) -> dict[str, Any]:
-    """One schedule, or its first `count` jobs, watched. Run times are expected as `Durations` learns them on the
-    way."""
-    played, devices, asked = WAITS[name](folder)
-    played = played[:count]
-    lengths = Durations(estimates=asked)
-    machine = Waits(
-        devices=devices,
-        expected=lambda job: lengths.forecast(job, now_s=job.submit_s).mean_s,
-        likely=lambda job: lengths.likely(job, now_s=job.submit_s),
-    )
+    """One schedule, or its first `count` jobs, watched. Of jobs that are stopped, the first wait is scored."""
+    played, devices, asked = WAITS[name](folder, count)
+    lengths = Lengths(estimates=asked)
+    machine = Waits(devices=devices, expected=lengths.expected, likely=lengths.likely)
     begin = time.process_time()
     said = np.zeros((2, len(played)))
     plain = np.zeros((2, len(played)))
     recent: deque[float] = deque(maxlen=RECENT_WAITS)
-    for now_s, kind, index in events(played):
-        job = played[index].job
-        if kind == 0:
-            lengths.submitted(job, now_s=now_s)
+    for now_s, kind, index, turn in events(played):
+        job, spells, run_s = played[index]
+        if kind == NEW:
+            lengths.known.submitted(job, now_s=now_s)
             forecast = machine.submitted(job, now_s=now_s)
             said[:, index] = forecast.p50_s, forecast.p90_s
             plain[:, index] = np.quantile(recent, (0.5, 0.9)) if recent else 0.0
-        elif kind == 1:
-            machine.ended(job, now_s=now_s)
-            lengths.ended(job, played[index].run_s, now_s=now_s)
-        else:
+        elif kind == START:
             machine.started(job, now_s=now_s)
-            recent.append(now_s - job.submit_s)
+            if not turn:
+                recent.append(now_s - job.submit_s)
+        else:
+            machine.ended(job, now_s=now_s)
+            if turn + 1 < len(spells):
+                lengths.done_s[job.id] += now_s - spells[turn][0]
+                machine.submitted(job, now_s=now_s)
+            else:
+                lengths.known.ended(job, run_s, now_s=now_s)
     cpu_s = time.process_time() - begin
     machine.check()
     submit_s = np.array([each.job.submit_s for each in played])
@@ -281,6 +355,7 @@ def waits(name: str, folder: Path, count: int | None = None) -> dict[str, Any]:
         "jobs": len(played),
         "scored": int(chosen.sum()),
         "cpu_s": cpu_s,
+        "stops": sum(len(each.spells) - 1 for each in played),
         "at_once": float((wait_s[chosen] <= AT_ONCE_S).mean()),
     }
     for label, quantiles in (("learnt", said), ("recent", plain)):

@@ -90,6 +90,20 @@ def test_mira_weeks_that_were_never_learnt_from() -> None:
     assert 0.5 < sum(each.mean_s for each in forecasts) / run_s.sum() < 2
 
 
+def test_means_where_a_queue_is_long() -> None:
+    """What ends was submitted 250 jobs ago, and forecast by nobody's forest."""
+    durations = Durations(estimates=False)
+    past = drawn(800)
+    expected_s = []
+    for index, (job, _) in enumerate(past):
+        if index >= 250:
+            ended, ran_s = past[index - 250]
+            durations.ended(ended, ran_s, now_s=job.submit_s)
+        expected_s.append(durations.submitted(job, now_s=job.submit_s).mean_s)
+    durations.check()
+    assert 0.7 < sum(expected_s[620:]) / sum(run_s for _, run_s in past[620:]) < 1.5
+
+
 def test_users_are_told_apart() -> None:
     past = drawn(800)
     forecasts = list(played(Durations(estimates=False), past))[500:]

@@ -13,8 +13,10 @@ distribution of the logarithm of the run time,
 
 The mean is Duan's smearing estimate (JASA 78(383), 1983), the mean of exp over the shape, with two changes for tails as
 heavy as these, where a few jobs hold most of the time: beyond its 90th percentile, of which the forests say nothing,
-a job counts as if it ended there; and one factor for all jobs makes up for that, the ratio of what past jobs ran to
-what was expected of them. Without the first, Kendall's tau over Philly's jobs is 0.18 instead of 0.46.
+a job counts as if it ended there; and one factor for all jobs makes up for that, the ratio of what the jobs that were
+learnt from ran to what is expected of such jobs now. Without the first, Kendall's tau over Philly's jobs is 0.18 and
+not 0.46. What had been expected of those jobs at the time says nothing of the means of these forests: where a queue is
+long, what ends was forecast by other ones, or by none (of Lublin's jobs in order, means of a third of what was real).
 
 A forecast is made when a job is submitted and kept until it has ended. Forests are grown anew once a week, and sooner
 while there are few jobs. Virtual time only: equal events give equal forecasts.
@@ -58,6 +60,8 @@ LEAST_SPREAD: Final = 0.02
 """A log run time is not known better than by 2 %."""
 REFRESH_JOBS: Final = 50
 """After so many ends the quantiles of the shape are worked out anew."""
+COARSE: Final = slice(2, None, 5)
+"""Every fifth of LEVELS: enough for the sum of many means."""
 
 _MIDDLE: Final = Growth(quantile=0.5, trees=50, leaves=16, depth=6)
 _UPPER: Final = Growth(quantile=UPPER, trees=50, leaves=16, depth=6)
@@ -78,6 +82,8 @@ class _Pending:
     """A job that has not ended."""
 
     row: Row
+    way: _Way
+    """How it was forecast."""
     middle: float
     """Log seconds."""
     spread: float
@@ -86,6 +92,31 @@ class _Pending:
     plain_s: float
     """The mean before the common factor."""
     forecast: Forecast
+
+
+class _Way:
+    """One way to forecast: where jobs came out that were forecast so. Of the guesses before there are forests, and of
+    these, shapes and sums are different things."""
+
+    def __init__(self) -> None:
+        self.outcomes: deque[float] = deque(maxlen=SHAPE_JOBS)
+        """On the scale of the forecast: (log run - middle) / spread."""
+        self.sums: deque[tuple[float, float]] = deque(maxlen=SHAPE_JOBS)
+        """Seconds that were expected, before the common factor, and that were run."""
+        self.shape = _LOGISTIC
+        self.factor = 1.0
+
+    def ended(self, pending: _Pending, log_run_s: float) -> None:
+        """A job that had been forecast so."""
+        self.outcomes.append((log_run_s - pending.middle) / pending.spread)
+        self.sums.append((pending.plain_s, math.exp(log_run_s)))
+
+    def correct(self) -> None:
+        """By what has ended since, if that is enough."""
+        if len(self.outcomes) >= REFRESH_JOBS:
+            self.shape = np.quantile(np.array(self.outcomes), LEVELS)
+            expected_s, ran_s = np.array(self.sums).sum(axis=0)
+            self.factor = float(ran_s / expected_s)
 
 
 @final
@@ -110,13 +141,11 @@ class Durations:
         self._pending: dict[JobId, _Pending] = {}
         self._rows: deque[Row] = deque(maxlen=window_jobs)
         self._log_run_s: deque[float] = deque(maxlen=window_jobs)
-        self._outcomes: deque[float] = deque(maxlen=SHAPE_JOBS)
-        """On the scale of the forecast: (log run - middle) / spread."""
+        self._ways = [_Way() for _ in range(3)]
+        """Without any job that ended; by the last one that did; by forests."""
         self._forests: tuple[Forest, Forest] | None = None
-        self._sums: deque[tuple[float, float]] = deque(maxlen=SHAPE_JOBS)
-        """Seconds that were expected, before the common factor, and that were run."""
-        self._shape = _LOGISTIC
-        self._factor = 1.0
+        self._learnt: tuple[Floats, Floats, float] | None = None
+        """Of the jobs that the forests were grown from: middles and spreads by these forests; seconds that all ran."""
         self._ended = 0
         self._grown_s = -math.inf
         self._grown_at = 0
@@ -140,12 +169,12 @@ class Durations:
         self._learn(now_s)
         row = self._history.row(job, now_s=now_s)
         self._history.submitted(job, now_s=now_s)
-        middle, spread = self._scale(job, row)
-        log_run_s = np.clip(middle + spread * self._shape, 0.0, self._longest)
+        way, middle, spread = self._scale(job, row)
+        log_run_s = np.clip(middle + spread * way.shape, 0.0, self._longest)
         run_s = np.exp(log_run_s)
         plain_s = _mean(run_s)
-        forecast = Forecast(mean_s=plain_s * self._factor, p50_s=_at(run_s, 0.5), p90_s=_at(run_s, UPPER))
-        pending = _Pending(row, middle, spread, log_run_s, plain_s, forecast)
+        forecast = Forecast(mean_s=plain_s * way.factor, p50_s=_at(run_s, 0.5), p90_s=_at(run_s, UPPER))
+        pending = _Pending(row, way, middle, spread, log_run_s, plain_s, forecast)
         self._pending[job.id] = pending
         return pending.forecast
 
@@ -201,14 +230,13 @@ class Durations:
         self._history.ended(job, run_s, now_s=now_s)
         self._rows.append(pending.row)
         self._log_run_s.append(log_run_s)
-        self._outcomes.append((log_run_s - pending.middle) / pending.spread)
-        self._sums.append((pending.plain_s, run_s))
+        pending.way.ended(pending, log_run_s)
         self._longest = max(self._longest, log_run_s)
         self._ended += 1
         if self._ended % REFRESH_JOBS == 0:
-            self._shape = np.quantile(np.array(self._outcomes), LEVELS)
-            expected_s, ran_s = np.array(self._sums).sum(axis=0)
-            self._factor = float(ran_s / expected_s)
+            for way in self._ways:
+                way.correct()
+            self._level()
 
     def dropped(self, job: Job) -> None:
         """A job was refused or withdrawn before it ran: nothing is learnt from it."""
@@ -218,17 +246,20 @@ class Durations:
     def check(self) -> None:
         """Assert the invariants."""
         assert len(self._rows) == len(self._log_run_s)
-        assert len(self._outcomes) == min(self._ended, SHAPE_JOBS)
-        assert bool(np.all(np.diff(self._shape) >= 0))
+        for way in self._ways:
+            assert len(way.outcomes) == len(way.sums) <= self._ended
+            assert bool(np.all(np.diff(way.shape) >= 0))
 
-    def _scale(self, job: Job, row: Row) -> tuple[float, float]:
-        """Middle and spread of the log run time."""
+    def _scale(self, job: Job, row: Row) -> tuple[_Way, float, float]:
+        """How it is forecast, and middle and spread of the log run time."""
+        unknown, last, learnt = self._ways
         if self._forests is None or math.isnan(row.origin):
             if not math.isnan(row.origin):
-                return row.origin, PRIOR_SPREAD
-            return math.log(max(job.estimate_s * PRIOR_SHARE, 1.0) if self._estimates else PRIOR_S), PRIOR_SPREAD
+                return last, row.origin, PRIOR_SPREAD
+            prior_s = max(job.estimate_s * PRIOR_SHARE, 1.0) if self._estimates else PRIOR_S
+            return unknown, math.log(prior_s), PRIOR_SPREAD
         middle, upper = (forest.one(row.values) for forest in self._forests)
-        return row.origin + middle, max(upper - middle, LEAST_SPREAD)
+        return learnt, row.origin + middle, max(upper - middle, LEAST_SPREAD)
 
     def _learn(self, now_s: float) -> None:
         """Grow forests, where it is time."""
@@ -244,6 +275,23 @@ class Durations:
         targets = np.array(self._log_run_s)[kept] - origins
         self._forests = (grown(rows, targets, growth=_MIDDLE), grown(rows, targets, growth=_UPPER))
         self._grown_s, self._grown_at = now_s, self._ended
+        middle, upper = (forest.many(rows) for forest in self._forests)
+        self._learnt = (
+            origins + middle,
+            np.maximum(upper - middle, LEAST_SPREAD),
+            float(np.exp(targets + origins).sum()),
+        )
+        self._level()
+
+    def _level(self) -> None:
+        """The factor of all means by forests: what past jobs ran over what would be expected of them now."""
+        if self._learnt is None:
+            return
+        way = self._ways[-1]
+        middle, spread, ran_s = self._learnt
+        shape = np.minimum(way.shape[COARSE], _at(way.shape, UPPER))
+        log_run_s = np.clip(middle[:, None] + spread[:, None] * shape, 0.0, self._longest)
+        way.factor = ran_s / float(np.exp(log_run_s).mean(axis=1).sum())
 
 
 _LOGISTIC: Final[Floats] = np.log(LEVELS / (1 - LEVELS)) / math.log(9.0)

@@ -158,8 +158,10 @@ class _Asked:
 
 @final
 class Waits:
-    """A machine: submissions, starts and ends in, forecasts out. Instants never go back. A job that is preempted ends,
-    and is submitted again.
+    """A machine: submissions, starts and ends in, forecasts out. A job that is preempted ends, and is submitted again.
+
+    Clocks differ, and one begins to watch while much goes on: an instant before the last one counts as that, a job that
+    starts and was never submitted counts as submitted now, and the end of one that was never seen says nothing.
 
     Invariant: `_waiting` has the jobs that were submitted and have not started; each of their claims that was not
     judged is in `_due` once, and counts as open in its tracker.
@@ -177,11 +179,12 @@ class Waits:
         """`devices`: of the pool. `expected`: how many seconds a job will run, such as `Durations`, asked once, at
         its submission; its estimate, where nobody knows better. `likely`: equally likely seconds, ascending, such as
         `Durations.likely`; what is expected and nothing else, where nobody knows better."""
-        if devices < 1 or every_s <= 0 or window_jobs < FIRST_JOBS:
+        if every_s <= 0 or window_jobs < FIRST_JOBS:
             raise SpecError(
-                f"`devices: {devices}`, `every_s: {every_s:g}`, `window_jobs: {window_jobs}` cannot be learnt with",
-                hint=f"give at least one device, a time above 0 s, and {FIRST_JOBS} jobs or more",
+                f"`every_s: {every_s:g}` and `window_jobs: {window_jobs}` cannot be learnt with",
+                hint=f"give a time above 0 s, and {FIRST_JOBS} jobs or more",
             )
+        _some(devices)
         self._expected = expected or (lambda job: job.estimate_s)
         self._likely = likely or (lambda job: np.array([self._expected_s(job)]))
         self._every_s = every_s
@@ -196,6 +199,7 @@ class Waits:
         self._trees, self._in_order = _Opinion(shared=False), _Opinion(shared=True)
         self._forests: tuple[Forest, ...] = ()
         self._number = 0
+        self._now_s = -math.inf
         self._started = 0
         self._grown_s = -math.inf
         self._grown_at = 0
@@ -205,16 +209,27 @@ class Waits:
         """How many it has seen start."""
         return self._started
 
+    def running(self, job: Job) -> bool:
+        """Whether it was started and has not ended."""
+        return self._queue.runs(job)
+
     def forecast(self, job: Job, *, now_s: float) -> WaitForecast:
         """For a job as if it were submitted now; nothing is remembered."""
+        now_s = max(now_s, self._now_s)
         row = self._queue.row(job, expected_s=self._expected_s(job), now_s=now_s)
         return self._said(row, self._claims(job, row, self._plain(row), now_s))
 
-    def submitted(self, job: Job, *, now_s: float) -> WaitForecast:
-        """A job more, and what it should expect. Raises ValueError for one that waits already."""
-        if job.id in self._waiting:
-            raise ValueError(f"job {job.id} waits already")
+    def resized(self, devices: int, *, now_s: float) -> None:
+        """The pool has so many devices from now on, at least one; who runs goes on."""
         self._judge(now_s)
+        self._queue.devices = _some(devices)
+        self._drain.resized(devices)
+
+    def submitted(self, job: Job, *, now_s: float) -> WaitForecast:
+        """A job more, and what it should expect. Raises ValueError for one that waits or runs already."""
+        if job.id in self._waiting or self._queue.runs(job):
+            raise ValueError(f"job {job.id} {'waits' if job.id in self._waiting else 'runs'} already")
+        now_s = self._judge(now_s)
         self._learn(now_s)
         expected_s = self._expected_s(job)
         row = self._queue.row(job, expected_s=expected_s, now_s=now_s)
@@ -232,7 +247,9 @@ class Waits:
 
     def started(self, job: Job, *, now_s: float) -> None:
         """It runs: what was forecast for it is known to be right or wrong."""
-        self._judge(now_s)
+        if job.id not in self._waiting:
+            self.submitted(job, now_s=now_s)
+        now_s = self._judge(now_s)
         alone = len(self._waiting) == 1
         wait_s = self._queue.started(job, now_s=now_s)
         in_order = self._drain.started(job, now_s=now_s)
@@ -251,12 +268,16 @@ class Waits:
     def ended(self, job: Job, *, now_s: float) -> None:
         """It gave its devices back."""
         self._judge(now_s)
+        if not self._queue.runs(job):
+            return
         self._queue.ended(job)
         self._drain.ended(job)
 
     def dropped(self, job: Job, *, now_s: float) -> None:
         """It left the queue without running: nothing is learnt from it."""
         self._judge(now_s)
+        if job.id not in self._waiting:
+            return
         self._queue.dropped(job)
         self._drain.dropped(job)
         for claims in self._waiting.pop(job.id).claims:
@@ -301,13 +322,16 @@ class Waits:
             learnt_from=min(self._grown_at, len(self._rows)),
         )
 
-    def _judge(self, now_s: float) -> None:
-        """Forecasts whose time is up, and whose jobs still wait, were exceeded."""
+    def _judge(self, now_s: float) -> float:
+        """Forecasts whose time is up, and whose jobs still wait, were exceeded. Back comes the instant that it is: none
+        goes back."""
+        self._now_s = now_s = max(now_s, self._now_s)
         while self._due and self._due[0][0] < now_s:
             _, number, opinion, index, job = heapq.heappop(self._due)
             asked = self._waiting.get(job)
             if asked is not None and asked.number == number:
                 asked.claims[opinion][index].came_out(exceeded=True)
+        return now_s
 
     def _learn(self, now_s: float) -> None:
         """Grow forests, where it is time."""
@@ -330,3 +354,10 @@ class Waits:
             max(math.log1p(now_s - asked.submit_s), asked.row.origin + asked.plain[index])
             for asked in self._waiting.values()
         ]
+
+
+def _some(devices: int) -> int:
+    """Raises SpecError for none."""
+    if devices < 1:
+        raise SpecError(f"`devices: {devices}` can run nothing", hint="give at least one")
+    return devices

@@ -140,6 +140,11 @@ class Drain:
         self._queued -= self._waiting.pop(job.id).devices
         self._worlds = []
 
+    def resized(self, devices: int) -> None:
+        """There are so many devices now."""
+        self._devices = devices
+        self._worlds = []
+
     def waits(self, job: Job, *, now_s: float) -> Floats:
         """By world, ascending: how long a job would wait that came now."""
         if self._busy + self._queued + job.devices <= self._devices:

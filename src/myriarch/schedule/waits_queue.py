@@ -99,7 +99,8 @@ _NONE: Final = _Starts()
 class QueueState:
     """Who waits and who runs on so many devices.
 
-    Invariant: `busy` is the sum of what runs. It may be more than `devices`, where the true number was not known.
+    Invariant: `busy` is the sum of what runs. It may be more than `devices`, where the true number was not known or has
+    become smaller.
     """
 
     def __init__(self, *, devices: int) -> None:
@@ -137,6 +138,10 @@ class QueueState:
         self._running.remove(job.id)
         self.busy -= job.devices
         _count(self._held, _user(job), -job.devices)
+
+    def runs(self, job: Job) -> bool:
+        """Whether it was started and has not ended."""
+        return job.id in self._running
 
     def dropped(self, job: Job) -> None:
         """It will not run."""

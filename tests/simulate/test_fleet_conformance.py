@@ -194,6 +194,23 @@ PLAYS: dict[str, tuple[ResolvedRun, list[Fault]]] = {
             back("a-3", at_step=21),
         ],
     ),
+    "two groups had the node that is back": (
+        job(
+            groups=3,
+            nodes=1,
+            spares=0,
+            recovery=Recovery(heartbeat_timeout_s=1.0, missing_group="degrade", wait_limit_s=60.0),
+        ),
+        [
+            kill("a-0", at_step=5),
+            kill("a-1", at_step=8),
+            kill("a-2", at_step=11),
+            back("a-2", at_s=60.0),
+            kill("a-2", at_step=14),
+            back("a-1", at_s=120.0),
+            back("a-2", at_s=130.0),
+        ],
+    ),
     "a node that rested takes its old place": (  # where an older snapshot still lies
         job(groups=2, nodes=2, spares=1),
         [kill("g0/1", at_step=step) for step in (7, 13, 21, 30)],

@@ -56,6 +56,8 @@ class Crew(msgspec.Struct, kw_only=True):
     """Groups of the present incarnation, in the order of the run file."""
     last: dict[GroupId, GroupLayout] = {}
     """How each group lay when it was last formed, those included that are missing now."""
+    group_of: dict[NodeId, GroupId] = {}
+    """Which group each node was last given to. One that was lost may be back, and another group may have it since."""
     workers: dict[ShardKey, Worker] = {}
     """Exactly the seats of `layouts`."""
     on_node: dict[NodeId, list[ShardKey]] = {}
@@ -82,7 +84,7 @@ class Crew(msgspec.Struct, kw_only=True):
         old, stay = {**self.workers, **(joined or {})}, set(kept)
         self.incarnation, self.step, self.keeps = incarnation, step, tuple(keeps)
         self.layouts = {layout.group: layout for layout in layouts}
-        self.last = {**self.last, **self.layouts}
+        self.give(self.layouts.values())
         self.workers, self.on_node = {}, {}
         for layout in self.layouts.values():
             for key, node in layout.seats():
@@ -93,6 +95,12 @@ class Crew(msgspec.Struct, kw_only=True):
                 self.workers[key] = worker
                 self.on_node.setdefault(node, []).append(key)
         self.unready, self.held_at, self.finished, self.shares = len(self.workers), {}, False, ()
+
+    def give(self, layouts: Iterable[GroupLayout]) -> None:
+        """Groups lie so: their nodes are theirs."""
+        for layout in layouts:
+            self.last[layout.group] = layout
+            self.group_of.update(dict.fromkeys(layout.nodes, layout.group))
 
     def forked(self, key: ShardKey, pid: int) -> None:
         """Its process is there."""

@@ -37,12 +37,11 @@ def assign_groups(
     members, committed, previous = state.members, state.snapshots.committed, state.crew.last
     lost = state.incident.nodes if state.incident is not None else {}
 
-    at_work = [*state.crew.layouts.values(), *(start.layout for start in state.beside.starts.values())]
-    taken = {node: layout.group for layout in at_work for node in layout.nodes}
+    group_of = state.crew.group_of
 
     def gone(group: GroupId, node: NodeId) -> bool:
         # A lost node may be back under its name, with nothing of what it had; and another group may have it since.
-        return node not in members.nodes or node in lost or node in without or taken.get(node, group) != group
+        return node not in members.nodes or node in lost or node in without or group_of[node] != group
 
     busy = {node for layout in previous.values() for node in layout.nodes if not gone(layout.group, node)}
     pools = [PoolId(group.pool) for group in state.resolved.run.groups]
@@ -151,7 +150,7 @@ def start_beside(state: State, layouts: Sequence[GroupLayout], *, now_s: float) 
         return
     crew, since = state.crew, state.crew.incarnation
     state.beside.begin(layouts, since=since, limit_s=now_s + state.recovery.start_timeout_s)
-    crew.last = {**crew.last, **{layout.group: layout for layout in layouts}}
+    crew.give(layouts)
     initial = RestorePlan(
         step=Step(0),
         tier="fresh",

@@ -1,7 +1,7 @@
 """Whether devices are held for who stands first: a hold has a price, as a stop has.
 
 Until the last of what it waits for is back, what came back before stands idle, but for jobs that end earlier. For one
-as large as the fleet that may be for days: on Mira, where such a job of minutes comes every other day, an eighth of all
+as large as the fleet that may be for days: on Mira, where such a job comes every third day, an eighth of all
 device-time. So seconds of jobs are compared:
 
     spared     by which the hold brings the job's start forward: without one, it starts when it has its turn (`turns`)

@@ -194,6 +194,14 @@ def test_a_sweep_goes_on_where_it_stopped(
     assert out(capsys)["files"] != sweep["files"], "a changed scenario starts anew"
 
 
+def test_variants_that_are_alike_are_said_to_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "alike.yaml").write_text(
+        "name: alike\nfleet: v100-sxm2-32:8\nworkload: {jobs: [{id: a, devices: 1, run_s: 9}]}"
+    )
+    assert simulate(Options(scenario="alike.yaml", vary=("policy.name=easy,fifo",), workers=1)) == 0
+    assert "all variants came to the same" in capsys.readouterr().out
+
+
 def test_workers_find_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(seeds=2) == 0
     alone = out(capsys)

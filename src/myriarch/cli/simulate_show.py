@@ -237,8 +237,8 @@ def show_sweep(sweep: Sweep, *, language: Language = "en", console: Console | No
     for name in names:
         cells = [_estimate(name, variant.metrics.get(name)) + _mark(sweep, variant, name) for variant in sweep.variants]
         table.add_row(metric(name, language), *cells)
-    console.print(table)
-    if len(sweep.variants) > 1:
+    console.print(table if names else term("alike", language))
+    if names and len(sweep.variants) > 1:
         console.print()
         console.print(term("against", language), style="bold")
         console.print(_differences(sweep, names, language))

@@ -66,6 +66,10 @@ TERMS: Final[dict[str, dict[Language, str]]] = {
         "en": "mean over {seeds} seeds, ± the half of its {confidence:.0%} interval (Student's t)",
         "zh": "{seeds} 个种子的平均值，± 为 {confidence:.0%} 置信区间的一半（学生 t 分布）",
     },
+    "alike": {
+        "en": "all variants came to the same: none of these metrics differs",
+        "zh": "所有方案结果相同：没有指标有差异",
+    },
     "one_seed": {"en": "one seed: no interval", "zh": "只有一个种子：无置信区间"},
     "marks": {
         "en": "* better, ! worse than the first: the interval of the difference leaves out zero",

@@ -215,6 +215,7 @@ RIGID: Final[dict[str, Entry]] = {
     "- fragments": Entry(lambda work: myriarch(Placed([_loose(pool) for pool in work.pools]))),
 }
 """`- price`: whoever stands before displaces, whatever it costs, and holds cost nothing. `- price of holds`: only that.
+`- guard`: nobody has a turn; what a hold spares is then unknown, and it is always made.
 `- holds`: nothing is kept for the first in line. `- fragments`: nodes of one device, so that any will do: what
 packing and defragmentation could bring at most (Mira: nodes of 64)."""
 

@@ -6,7 +6,7 @@ A stream (`stream_format`) is what a scheduler heard and said, live or in virtua
 Who waits already is told the sooner of two: what its own forecast leaves (`left`), and what a job like it would be told
 that came now, since nobody waits longer for having come first; but not that it starts at once, for it does not. On five
 schedules (docs/simulation.md), for all who waited at every 25th submission, 42 to 68 % of what was left was within P50
-and 83 to 97 % within P90, with less quantile loss than either of the two alone.
+and 83 to 97 % within P90; the quantile loss is less than a new job's on all five, and than what `left` has on four.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ def drawn(seed: int) -> tuple[ResolvedRun, list[Fault]]:
     return resolved, faults
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(16))
 def test_the_same_decisions_on_drawn_faults(seed: int) -> None:
     resolved, faults = drawn(seed)
     assert by_fleet(resolved, faults) == by_control(resolved, faults)

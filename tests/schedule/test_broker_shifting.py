@@ -321,3 +321,23 @@ def test_certain_jobs_cost_as_little_as_can_be(prices: list[list[float]], left: 
     )
     best = min(found.stay, found.wait, float(found.begin.min()))
     assert best == pytest.approx(brute([row.tolist() for row in price], left=left, wait=wait), abs=0.1)
+
+
+def test_what_a_job_would_cost_beyond_its_limit_is_of_no_weight() -> None:
+    """Forty minutes before it, and a quarter of an hour before the slot is over: not even an hour's price, and load."""
+    lives = Lifetimes(np.full(100, 80 * HOUR_S), most_s=80 * HOUR_S)
+    edges_s = np.concatenate(([0.0], 900.0 + HOUR_S * np.arange(36)))
+    found = outlook(
+        Hours(
+            edges_s=edges_s,
+            price=np.diff(edges_s)[None] / HOUR_S,
+            room=np.ones((1, 36), dtype=np.bool_),
+            speed=np.ones(1),
+        ),
+        lives=lives,
+        age_s=80 * HOUR_S - 2400.0,
+        price_per_slowdown=1.0,
+        stops=STOPS,
+        at=None,
+    )
+    assert 2400 / 3600 <= found.begin[0, 0] < 1.0

@@ -215,8 +215,12 @@ def _now(
     low = place.astype(np.int64)
     high = np.minimum(low + 1, value.shape[1] - 1)
     rows = np.arange(len(hours.speed))
-    later = value[rows, low] + (value[rows, high] - value[rows, low]) * (place - low)
-    run = hours.price[:, 0] * (1.0 + alive) / 2 + alive * later
+    # Values between two ages are those of who lives to see them: beyond a user's limit there is hardly anybody.
+    ages_s: Floats = age_s + step.slot_s * np.arange(value.shape[1], dtype=np.float64)
+    lived = lives.alive(ages_s)
+    left = value * (lived / max(float(lived[0]), 1e-12))
+    later = left[rows, low] + (left[rows, high] - left[rows, low]) * (place - low)
+    run = hours.price[:, 0] * (1.0 + alive) / 2 + later
     loads = stops is not None and (age_s > 0 or at is not None)
     load_s = stops.load_s if stops is not None and loads else 0.0
     load = hours.price[:, 0] * (load_s / length_s) + slow * load_s

@@ -3,8 +3,11 @@
     python benchmarks/packing.py NODES.csv PODS.csv [--seeds 10] [--json]
 
 NODES and PODS are Alibaba's cluster-trace-gpu-v2023 ("openb", github.com/alibaba/clusterdata), as published or gzipped.
-As in the authors' experiments, pods drawn at random are added until 130 % of all devices are asked for, and all arrive
-in a random order; what is counted is the share of devices that are given out in the end, as a mean over seeds.
+The experiment is the authors' (github.com/hkust-adsl/kubernetes-scheduler-simulator, `pkg/simulator`): the trace's pods
+arrive in a random order, then pods drawn from it, until 130 % of all devices are asked for; what is typical is counted
+over the trace. Nodes stand in a random order, too: many score alike, and of those the first is taken; in the trace's
+own order, packing and clustering come out 0.5 to 0.6 points lower. What is counted is the share of devices that are
+given out in the end, as a mean over seeds.
 """
 
 from __future__ import annotations
@@ -58,13 +61,13 @@ def _task(row: dict[str, str]) -> Task:
 
 
 def arrivals(pods: list[Task], *, parts: int, rng: random.Random) -> list[Task]:
-    """The trace and more of it, in a random order."""
-    work = list(pods)
+    """The trace in a random order, then draws from it, up to the first that would ask for too much."""
+    work = rng.sample(pods, len(pods))
     asked = sum(task.parts_total for task in work)
     while True:
         drawn = rng.choice(pods)
+        # A draw is weighed by its parts of one device, as in the authors' `tuneUpPods`.
         if asked + drawn.parts > ARRIVING * parts:
-            rng.shuffle(work)
             return work
         asked += drawn.parts_total
         work.append(drawn)
@@ -73,9 +76,9 @@ def arrivals(pods: list[Task], *, parts: int, rng: random.Random) -> list[Task]:
 def packed(rule: Rule, nodes: list[Host], pods: list[Task], *, seed: int) -> float:
     """Per cent of all devices that are given out in the end."""
     rng = random.Random(seed)
-    cluster = Cluster(nodes)
+    cluster = Cluster(rng.sample(nodes, len(nodes)))
     work = arrivals(pods, parts=cluster.parts_total, rng=rng)
-    packer = Packer(cluster, rule=rule, typical=Typical.of(work) if rule == "fgd" else None, draw=rng.random)
+    packer = Packer(cluster, rule=rule, typical=Typical.of(pods) if rule == "fgd" else None, draw=rng.random)
     for task in work:
         packer.place(task)
     cluster.check()

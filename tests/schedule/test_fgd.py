@@ -97,6 +97,16 @@ def test_the_papers_motive() -> None:
     assert Packer(cluster, rule="fgd", typical=typical).place(half) == (1, (0,))
 
 
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "random"])
+def test_of_equals_the_first_node_is_taken(rule: Rule) -> None:
+    """Whatever they are called; scores are whole numbers, so nodes that differ by little are equals, too."""
+    alike = [Host(64_000, 64_000, 2, "a"), Host(64_010, 64_000, 2, "b")]
+    half = Task(2_000, 0, 1, 500)
+    for nodes in (alike, alike[::-1]):
+        placed = Packer(Cluster(nodes), rule=rule, typical=Typical.of([half])).place(half)
+        assert placed == (0, (0,))
+
+
 def test_rules_that_lack_something() -> None:
     cluster = Cluster([Host(1000, 1000, 1)])
     with pytest.raises(ValueError, match="give `typical`"):

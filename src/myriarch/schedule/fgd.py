@@ -34,8 +34,8 @@ _NONE: Final = -1
 """Where a node has no such device."""
 
 STEPS: Final = 100
-"""Scores are whole numbers up to it, and of equals the first node is taken, as in Kubernetes, where the paper's results
-were had. This is no detail: on the paper's trace, unrounded descent gives out 92.9 % of the devices, rounded 95.3 %."""
+"""Scores are whole numbers up to it, as in Kubernetes, where the paper's results were had. This is no detail: on the
+paper's trace, unrounded descent gives out 92.9 % of the devices, rounded 95.3 %."""
 
 Rule = Literal["fgd", "best-fit", "packing", "clustering", "dot-product", "random"]
 
@@ -214,7 +214,12 @@ class Packer:
             self._known = len(cluster.changes)
 
     def place(self, task: Task) -> tuple[int, tuple[int, ...]] | None:
-        """The node and devices that a task gets; None where none fits. Of equals the first node."""
+        """The node and devices that a task gets; None where none fits.
+
+        Of equals the first node, as in the authors' scheduler (they changed `selectHost` of Kubernetes, which draws).
+        Equals are many, so the order of the nodes counts; the authors draw it anew for every run, by a random number
+        before each name (`syncClusterResourceList` of github.com/hkust-adsl/kubernetes-scheduler-simulator).
+        """
         scores = self._scores(task)
         if not scores.fits.any():
             return None

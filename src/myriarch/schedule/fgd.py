@@ -35,7 +35,7 @@ _NONE: Final = -1
 
 STEPS: Final = 100
 """Scores are whole numbers up to it, as in Kubernetes, where the paper's results were had. This is no detail: on the
-paper's trace, unrounded descent gives out 92.9 % of the devices, rounded 95.3 %."""
+paper's trace, unrounded descent gives out 94.3 % of the devices (mean of four seeds), rounded 95.4 %."""
 
 Rule = Literal["fgd", "best-fit", "packing", "clustering", "dot-product", "random"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -143,6 +145,43 @@ def test_messages_keep_their_types(pair: Pair) -> None:
         assert right.receive() == Hello(text="万")
         assert right.receive() == Bye(number=3)
         assert not right.poll()
+
+
+FIRST_PEERS = """
+import socket, sys, threading
+import msgspec
+from myriarch.wire.frames import Channel
+
+sys.setswitchinterval(1e-6)
+
+
+def meet(kind, data, together):
+    together.wait()
+    left, right = socket.socketpair()
+    with left, right:
+        Channel(left, decode_type=kind)
+        channel = Channel(right, decode_type=kind)
+        channel._codec.decode(data, "a peer")
+
+
+for index in range(40):  # types that nobody knows yet
+    part = msgspec.defstruct(f"Part{index}", [("name", str), ("sizes", tuple[int, ...]), ("more", dict[str, int])])
+    one = msgspec.defstruct(f"One{index}", [("part", part), ("other", part | None)], tag=True)
+    two = msgspec.defstruct(f"Two{index}", [("parts", tuple[part, ...])], tag=True)
+    data = msgspec.msgpack.encode(one(part("a", (1, 2), {}), part("b", (), {"c": 3})))
+    together = threading.Barrier(4)
+    threads = [threading.Thread(target=meet, args=(one | two, data, together)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_first_peers_may_come_at_once() -> None:
+    """Their messages' types are learned by one thread at a time: otherwise the process ends with SIGSEGV."""
+    done = subprocess.run([sys.executable, "-c", FIRST_PEERS], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x80", msgspec.msgpack.encode({"type": "other"})])

@@ -66,6 +66,9 @@ def record_of(path: Path) -> FileRecord:
     return FileRecord(name=path.name, size_bytes=path.stat().st_size, xxh3_128=hash_file(path))
 
 
+_decoder: Final = msgspec.json.Decoder(Manifest)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write and sync it. The folder's own entry is the caller's to sync."""
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
@@ -79,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read it and compare names and sizes, not contents. Raises IntegrityError."""
     path = folder / MANIFEST_NAME
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = _decoder.decode(path.read_bytes())
     except OSError as error:
         raise IntegrityError(
             f"{folder} is no complete checkpoint: {MANIFEST_NAME} cannot be read ({error.strerror})"

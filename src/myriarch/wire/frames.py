@@ -35,6 +35,10 @@ _HEAD: Final = struct.Struct("<II")
 _JOIN_BYTES: Final = 64 * 1024
 """Up to here head and body go out in one piece; a longer body is not copied for that."""
 
+_learning: Final = threading.Lock()
+"""msgspec learns a struct when the first decoder that names it is made. One made by another thread meanwhile shares
+what is half learned, and ends the process with SIGSEGV as it decodes (msgspec 0.22: two first peers at once)."""
+
 M = TypeVar("M")
 
 
@@ -263,7 +267,8 @@ class AsyncChannel(Generic[M]):
 class _Codec(Generic[M]):
     def __init__(self, decode_type: Any) -> None:
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(decode_type)
+        with _learning:
+            self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(decode_type)
 
     def encode(self, message: msgspec.Struct) -> bytes:
         return self._encoder.encode(message)

@@ -20,9 +20,9 @@ same way before the first effect is seen. The step is of 0.02 to 0.2 the one tha
 Lublin; of 20 and 40, the P90s of Lublin's first 1,200 jobs under EASY hold 80 % and 83 % of the waits."""
 OPEN_SHARED: Final = 10
 """The same where all that are open err together: while a long queue turns over once, a P50's offset moves by a quarter
-of the spread at most. Of 1, 4, 6, 10, 14, 20 and 40, on queues in order: SDSC's loss grows with it, from 0.25 to 0.30
-(0.26 at 10); Lublin's P50, in a queue that never empties, covers 100, 99, 80, 58, 43, 37 and 31 % of the waits, and
-its loss is least at 10."""
+of the spread at most. Of 1, 4, 6, 8, 10, 14, 20 and 40, on queues in order: SDSC's loss grows with it, from 0.25 to
+0.29 (0.26 at 10); Lublin's P50, in a queue that never empties, covers 100, 99, 64, 50, 41, 32, 31 and 30 % of them,
+and its loss is least at 8 and 10."""
 
 
 class Tracker:

@@ -22,7 +22,8 @@ from myriarch.spec.run import ResolvedRun
 
 TraceKind = Literal["swf", "compact", "philly", "helios", "acme", "openb", "pai", "sia"]
 GeneratorName = Literal[
-    "philly", "helios", "seren", "kalos", "lublin", "acme-seren", "acme-kalos", "sia-philly", "sia-saturn", "gavel",
+    "philly", "helios", "seren", "kalos", "pai", "lublin", "acme-seren", "acme-kalos", "sia-philly", "sia-saturn",
+    "gavel",
 ]  # fmt: skip
 """Acme's two draw sizes, run times and states together, fitted to all of its published aggregates. Sia's two and
 Gavel's draw trainings whose speeds on unlike GPUs were measured: pools have the names of those."""

@@ -72,6 +72,15 @@ MIXES: Final = {
         run_s_mean=18006.1,
         run_s_median=874.0,
     ),
+    "pai": Mix(
+        source=f"{_ACME}, its row of Alibaba's PAI; sizes, which are parts of devices there: the 7,064 GPU pods of "
+        "openb_pod_list_default.csv of alibaba/clusterdata, commit 7a6c496e, 6,989 of one device or a part of it",
+        single_share=0.9894,
+        devices_mean=1.0522,
+        devices_most=8,
+        run_s_mean=4787.1,
+        run_s_median=480.7,
+    ),
 }
 """A median of one device says no more than that half of the jobs have one: there 0.5 is taken."""
 

@@ -178,7 +178,11 @@ def test_healthy_groups_go_on_and_the_lost_one_takes_their_state(launch: Any) ->
     assert set(done.values()) == {1}, "no step was done twice"
     assert {step for _, step in done} == set(range(1, end.step + 1))
     assert consumed(launched)
-    assert Counter(consumed(launched)) == Counter(planned(launched, end.step))
+    wanted, said = Counter(planned(launched, end.step)), Counter(consumed(launched))
+    # Whoever is killed may not come to log its part of the last step that it did, and nobody does that step again.
+    last = {sample for one in starts[1:] for sample in planned(launched, one.start_step)[-8:]}
+    assert not said - wanted
+    assert set(wanted - said) <= last
     sums: Counter[str] = Counter()
     for event in launched.events(ShardSealed):
         if event.shard.step == end.step:

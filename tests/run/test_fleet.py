@@ -172,11 +172,14 @@ def test_strangers_harm_only_their_own_connection(launch: Any, tmp_path: Path, t
         while raw.recv(4096):
             pass
     tls = client_context(attempt)
+    bad = {"Authorization": "Bearer wrong"}
     with pytest.raises(InvalidStatus):
-        connect(f"wss{url[5:]}/v1/agent", ssl=tls, additional_headers={"Authorization": "Bearer wrong"}, proxy=None)
+        connect(f"wss{url[5:]}/v1/agent", ssl=tls, additional_headers=bad, proxy=None, open_timeout=60)
     good = {"Authorization": f"Bearer {read_token(attempt)}"}
     for garbage in (b"\xc1garbage", "text"):
-        with connect(f"wss{url[5:]}/v1/agent", ssl=tls, additional_headers=good, proxy=None) as websocket:
+        with connect(
+            f"wss{url[5:]}/v1/agent", ssl=tls, additional_headers=good, proxy=None, open_timeout=60
+        ) as websocket:
             websocket.send(garbage)
             assert _closed_with(websocket) == 1008
     unpinned = ssl.create_default_context()

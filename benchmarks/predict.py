@@ -50,9 +50,10 @@ from myriarch.schedule.layout import PoolLayout  # noqa: E402
 from myriarch.schedule.myriarch import myriarch  # noqa: E402
 from myriarch.schedule.placed import Placed  # noqa: E402
 from myriarch.schedule.scheduler import Scheduler  # noqa: E402
-from myriarch.schedule.waits import Waits  # noqa: E402
+from myriarch.schedule.waits import AT_ONCE_S, LEVELS, Waits  # noqa: E402
 from myriarch.simulate.cluster import simulate_cluster  # noqa: E402
 from myriarch.simulate.queueing import Task, simulate_queue  # noqa: E402
+from myriarch.simulate.scenario_waits import loss, outcomes, quantile  # noqa: E402
 from myriarch.simulate.workload.reading import read_trace  # noqa: E402
 from myriarch.simulate.workload.tasks import resumable, tasks_of  # noqa: E402
 from myriarch.simulate.workload.trace import TraceJob  # noqa: E402
@@ -74,7 +75,6 @@ SAMPLE: Final = 20_000
 RECENT_WAITS: Final = 500
 WEEK_JOBS: Final = 50
 POINTS: Final = 0.1
-AT_ONCE_S: Final = 1.0
 
 
 class Played(NamedTuple):
@@ -365,23 +365,19 @@ def waits(name: str, folder: Path, count: int | None = None) -> dict[str, Any]:
 
 def calibration(said_s: Floats, wait_s: Floats, weeks: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Of P50 and P90."""
-    result: dict[str, Any] = {"pinball": 0.0}
-    for name, level, forecast_s in (("p50", 0.5, said_s[0]), ("p90", 0.9, said_s[1])):
-        both = (forecast_s <= AT_ONCE_S) & (wait_s <= AT_ONCE_S)
-        below, within = (wait_s < forecast_s) & ~both, (wait_s <= forecast_s) | both
+    result: dict[str, Any] = {"pinball": loss((said_s[0], said_s[1]), wait_s)}
+    for level, forecast_s in zip(LEVELS, said_s, strict=True):
+        name, found = f"p{100 * level:.0f}", quantile(level, forecast_s, wait_s)
+        below, within = outcomes(forecast_s, wait_s)
         off = [
             outside(level, below[weeks == week], within[weeks == week])
             for week in np.unique(weeks)
             if (weeks == week).sum() >= WEEK_JOBS
         ]
-        errors = np.log1p(wait_s) - np.log1p(forecast_s)
-        result[f"{name}_below"], result[f"{name}_within"] = float(below.mean()), float(within.mean())
-        told = forecast_s > AT_ONCE_S
-        result[f"{name}_told"] = float(told.mean())
-        result[f"{name}_within_of_told"] = float(within[told].mean()) if told.any() else None
+        result[f"{name}_below"], result[f"{name}_within"] = found.below, found.within
+        result[f"{name}_told"], result[f"{name}_within_of_told"] = found.told, found.told_within
         result[f"{name}_off"] = 100 * outside(level, below, within)
         result[f"{name}_weeks"] = [int((np.array(off) <= POINTS).sum()), len(off)]
-        result["pinball"] += float(np.maximum(level * errors, (level - 1) * errors).mean())
     result["error"] = float(np.median(np.abs(np.log1p(wait_s) - np.log1p(said_s[0]))))
     return result
 

@@ -19,6 +19,7 @@ from myriarch.schedule.waits import AT_ONCE_S, LEVELS
 from myriarch.schedule.waits_stream import Told, Watch
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 class Quantile(Value, frozen=True, kw_only=True):
@@ -76,10 +77,11 @@ def waits_part(entries: Sequence[Entry], *, estimates: bool, end_s: float) -> Wa
 def calibration_of(told: Sequence[Told], *, end_s: float) -> Calibration:
     """How forecasts came out by an instant."""
     scored = [one for one in told if one.learnt_from]
+    started = [one for one in scored if one.wait_s is not None]
     return Calibration(
         scored=len(scored),
         quantiles=_quantiles(scored, end_s=end_s),
-        loss=_loss([one for one in scored if one.wait_s is not None]),
+        loss=loss(_said(started), np.array([one.wait_s or 0.0 for one in started])) if started else None,
     )
 
 
@@ -90,29 +92,34 @@ def _quantiles(told: Sequence[Told], *, end_s: float) -> tuple[Quantile, ...]:
     for level, said_s in zip(LEVELS, _said(told), strict=True):
         known = started | (wait_s > np.maximum(said_s, AT_ONCE_S))
         if known.any():
-            found.append(_quantile(level, said_s[known], wait_s[known]))
+            found.append(quantile(level, said_s[known], wait_s[known]))
     return tuple(found)
 
 
-def _quantile(level: float, said_s: Floats, wait_s: Floats) -> Quantile:
+def outcomes(said_s: Floats, wait_s: Floats) -> tuple[Bools, Bools]:
+    """By job, whether its wait was below a quantile, and within it. Waits of a second count as none."""
     at_once = (said_s <= AT_ONCE_S) & (wait_s <= AT_ONCE_S)
-    within = (wait_s <= said_s) | at_once
+    return (wait_s < said_s) & ~at_once, (wait_s <= said_s) | at_once
+
+
+def quantile(level: float, said_s: Floats, wait_s: Floats) -> Quantile:
+    """How a quantile of one or more jobs came out."""
+    below, within = outcomes(said_s, wait_s)
     told = said_s > AT_ONCE_S
     return Quantile(
         level=level,
         jobs=len(said_s),
-        below=float(((wait_s < said_s) & ~at_once).mean()),
+        below=float(below.mean()),
         within=float(within.mean()),
         told=float(told.mean()),
         told_within=float(within[told].mean()) if told.any() else None,
     )
 
 
-def _loss(told: Sequence[Told]) -> float | None:
-    if not told:
-        return None
-    logs = np.log1p(np.array([one.wait_s or 0.0 for one in told]))
-    errors = [logs - np.log1p(said_s) for said_s in _said(told)]
+def loss(said: Sequence[Floats], wait_s: Floats) -> float:
+    """Mean quantile loss of log(1 + wait), of all `LEVELS` added up (Koenker and Bassett, Econometrica 1978)."""
+    logs = np.log1p(wait_s)
+    errors = [logs - np.log1p(said_s) for said_s in said]
     return float(
         sum(
             np.maximum(level * error, (level - 1.0) * error).mean() for level, error in zip(LEVELS, errors, strict=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final
 
 from myriarch.cli.match_words import term
-from myriarch.cli.report_words import Language
+from myriarch.cli.report_words import Language, by_pattern
 from myriarch.schedule.broker_result import Decision, Miss, Quote
 from myriarch.units import format_bytes, format_s
 
@@ -48,7 +47,8 @@ def note(text: str, *, language: Language) -> str:
     """What was not known or not proven of a whole market; what is not known here stays as it is."""
     if language == "en":
         return text
-    return next((found.expand(to) for pattern, to in NOTES_ZH if (found := re.fullmatch(pattern, text))), text)
+    said = by_pattern(text, NOTES_ZH)
+    return text if said is None else said
 
 
 def _why(decision: Decision, currency: str) -> str:

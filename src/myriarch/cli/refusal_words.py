@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from myriarch.cli.report_words import Language
+from myriarch.cli.report_words import Language, by_pattern
 
 _NAME: Final = r"`([^`]*)`"
 _DOMAINS: Final = {"node": "节点", "rack": "机架", "pod": "Pod", "pool": "池"}
@@ -60,9 +60,8 @@ def _job(reason: str) -> tuple[str, str]:
 
 
 def _clause(text: str) -> str | None:
-    for pattern, chinese in _WHOLE:
-        if found := re.fullmatch(pattern, text):
-            return found.expand(chinese)
+    if said := by_pattern(text, _WHOLE):
+        return said
     found = _POOLS.fullmatch(text)
     if found is None:
         return None

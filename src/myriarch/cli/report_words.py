@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterable
 from typing import Final, Literal, get_args
 
 from myriarch.errors import UsageError
@@ -34,6 +36,11 @@ def _has_chinese(encoding: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def by_pattern(text: str, patterns: Iterable[tuple[str, str]]) -> str | None:
+    """A text in other words: of the first pattern that is all of it, with its groups filled in; None: there is none."""
+    return next((found.expand(to) for pattern, to in patterns if (found := re.fullmatch(pattern, text))), None)
 
 
 TERMS: Final[dict[str, dict[Language, str]]] = {

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Final
 
-from myriarch.cli.report_words import Language
+from myriarch.cli.report_words import Language, by_pattern
 from myriarch.simulate.scenario_faults import FaultIntake
 from myriarch.simulate.scenario_jobs import Intake
 from myriarch.simulate.tuning import TuningReport
@@ -188,7 +188,8 @@ def noted(note: str, language: Language) -> str:
     """A note; one that is not known stays as it is."""
     if language == "en":
         return note
-    return next((re.sub(pattern, to, note) for pattern, to in NOTES_ZH if re.fullmatch(pattern, note)), note)
+    said = by_pattern(note, NOTES_ZH)
+    return note if said is None else said
 
 
 def wrong_lines(intake: Intake | FaultIntake, language: Language) -> tuple[str, ...]:

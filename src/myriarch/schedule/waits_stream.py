@@ -15,6 +15,8 @@ import dataclasses
 import math
 from typing import final
 
+import msgspec
+
 from myriarch.event.base import Value
 from myriarch.schedule.decision import Decision, Preempt, Refuse, Start
 from myriarch.schedule.durations import Durations
@@ -196,15 +198,7 @@ class Watch:
         self._waits.started(known.job, now_s=now_s)
         told = self._told[known.row]
         if told.wait_s is None:
-            self._told[known.row] = Told(
-                job=told.job,
-                submit_s=told.submit_s,
-                devices=told.devices,
-                p50_s=told.p50_s,
-                p90_s=told.p90_s,
-                learnt_from=told.learnt_from,
-                wait_s=now_s - told.submit_s,
-            )
+            self._told[known.row] = msgspec.structs.replace(told, wait_s=now_s - told.submit_s)
         known.since_s, known.runs = now_s, True
 
     def _gone(self, job: JobId, now_s: float) -> None:

@@ -35,8 +35,6 @@ class Standing:
     """Of this run, in which nothing gets done."""
     done_s: float = 0.0
     """Work that is done and kept."""
-    service: float = 0.0
-    """Device-seconds that it has had, ever (Tiresias' attained service)."""
     ran_s: float = 0.0
     waited_s: float = 0.0
     starts: int = 0
@@ -62,10 +60,6 @@ class Standing:
             return self.done_s
         return self.done_s + max(now_s - self.since_s - self.startup_s, 0.0) * self.speed
 
-    def service_by(self, now_s: float) -> float:
-        """Device-seconds had by an instant."""
-        return self.service + (self.held * (now_s - self.since_s) if self.running else 0.0)
-
     def waited_by(self, now_s: float) -> float:
         """Seconds it has waited, in all."""
         return self.waited_s + (0.0 if self.running else now_s - self.since_s)
@@ -88,7 +82,6 @@ class Standing:
     def _count(self, now_s: float, *, lost: bool) -> None:
         """Count what came of this run."""
         run_s = now_s - self.since_s
-        self.service += self.held * run_s
         self.ran_s += run_s
         worked_s = max(run_s - self.startup_s - (0.0 if lost else self.job.save_s), 0.0)
         if lost:

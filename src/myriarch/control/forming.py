@@ -133,7 +133,7 @@ def form(
             kept=kept,
             restore=restore,
             copies=copies,
-            calibrate={layout.group for layout in layouts if layout.group not in state.pace.device_speed},
+            calibrate=state.pace.unmeasured(layouts),
         ),
         members,
     )
@@ -164,7 +164,7 @@ def start_beside(state: State, layouts: Sequence[GroupLayout], *, now_s: float) 
             kept=(),
             restore=initial,
             copies={},
-            calibrate={layout.group for layout in layouts if layout.group not in state.pace.device_speed},
+            calibrate=state.pace.unmeasured(layouts),
             beside=True,
         ),
         state.members,

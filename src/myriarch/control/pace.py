@@ -7,7 +7,7 @@ same groups on the same devices get the same shares, so that a recovered run rep
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -49,6 +49,10 @@ class Pace(msgspec.Struct, kw_only=True):
             self.device_speed[event.group] = min(speed, self.device_speed.get(event.group, math.inf))
         if event.snapshot_s is not None:
             self.snapshot_s = max(self.snapshot_s, event.snapshot_s)
+
+    def unmeasured(self, layouts: Iterable[GroupLayout]) -> set[GroupId]:
+        """The groups of which no worker has calibrated yet."""
+        return {layout.group for layout in layouts if layout.group not in self.device_speed}
 
     def shares(
         self,

@@ -10,11 +10,14 @@ No profile has a deadline: a shared machine is slow at times, and that is no def
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+
+from myriarch.event.journal import Record
 
 settings.register_profile(
     "ci", derandomize=True, database=None, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -39,3 +42,23 @@ class TwoAtATime(LoadFileScheduling):  # type: ignore[misc]  # xdist has no type
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> TwoAtATime:
     return TwoAtATime(config, log)
+
+
+TOLD = (
+    "StopRequested", "FaultInjected", "NodeJoined", "NodeDisconnected", "NodeExited", "NodeSilent", "WorkerStalled",
+    "WorkerExited", "FetchFailed", "DrainFailed", "FenceNode", "EndRun", "Decide", "Warn", "HoldWorkers",
+)  # fmt: skip
+"""Events and actions of a journal that say what befell a run."""
+
+
+@pytest.fixture
+def tell() -> Callable[[Iterable[Record]], None]:
+    """Prints what befell a run. pytest shows it with a failure, when the run's files are gone from the machine."""
+
+    def told(records: Iterable[Record]) -> None:
+        for record in records:
+            entry = record.event or record.action
+            if type(entry).__name__ in TOLD:
+                print(f"{record.at_ns / 1e9:.3f} {entry!r:.1200}")
+
+    return told

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def launch(folder: Path) -> Iterator[Launch]:
+def launch(folder: Path, tell: Callable[[Iterable[Record]], None]) -> Iterator[Launch]:
     """Starts `myriarch train`; afterwards nothing that it started may be left, whatever the test did."""
     started: list[Launched] = []
 
@@ -172,6 +172,8 @@ def launch(folder: Path) -> Iterator[Launch]:
             left[launched.name] = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in alive]
             for pid in alive:
                 os.kill(pid, signal.SIGKILL)
+        if (launched.run_folder / "attempts").exists():
+            tell(launched.records())
         if launched.process.stdout and not launched.process.stdout.closed:
             launched.process.stdout.close()
         if launched.process.stderr and not launched.process.stderr.closed:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -175,7 +175,7 @@ LaunchToy = Callable[..., ToyLaunch]
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[LaunchToy]:
+def launch(tmp_path: Path, tell: Callable[[Iterable[Record]], None]) -> Iterator[LaunchToy]:
     """Starts toy launches. After the test nothing of them may be left."""
     started: list[ToyLaunch] = []
 
@@ -198,6 +198,7 @@ def launch(tmp_path: Path) -> Iterator[LaunchToy]:
         if one.process.poll() is None:
             one.process.kill()
             one.process.wait()
+        tell(one.records())
         for stream in (one.process.stdout, one.process.stderr):
             if stream is not None:
                 stream.close()

@@ -219,7 +219,7 @@ def test_a_view_that_is_still_held_outlives_close(make_slot: MakeSlot, fill: Fil
 
 
 def test_opening_what_is_not_there(folder: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(EnvironmentFault, match="does not exist"):
         Slot.open(folder / "nothing")
 
 

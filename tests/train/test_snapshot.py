@@ -16,16 +16,19 @@ from torch import Tensor
 
 from myriarch.arena.manifest import MANIFEST_NAME, read_manifest, scan_checkpoints, verify
 from myriarch.arena.slot import Slot
-from myriarch.errors import IntegrityError, UsageError
+from myriarch.errors import EnvironmentFault, IntegrityError, UsageError
 from myriarch.event.ids import GroupId, Incarnation, Rank, Step
+from myriarch.train.agent_link import NoAgent
 from myriarch.train.dcp import MemoryReader, MemoryWriter
 from myriarch.train.digest import to_hex
 from myriarch.train.drain import run_job
 from myriarch.train.index import Entry, decode_index, decode_value, encode_index, encode_value, layout_hash
+from myriarch.train.memory_tier import MemoryTier
 from myriarch.train.restore import load_from_folder, load_from_slots
 from myriarch.train.snapshot import SnapshotPlan, open_verified
 from myriarch.train.state import LiveState
-from myriarch.wire.worker import Sealed
+from myriarch.train.worker import cause_of
+from myriarch.wire.worker import Sealed, SlotRequest, Slots
 from myriarch.wire.zygote import DrainJob, ForkDrain
 
 STEP, FIRST = Step(12), Incarnation(1)
@@ -135,6 +138,38 @@ def test_another_layout_is_not_restored_in_place(make_slot: MakeSlot) -> None:
     slot, _ = snapshot(state_of(filled=True), make_slot)
     with pytest.raises(IntegrityError, match="no snapshot of this worker's layout"):
         open_verified(str(slot.path), layout="other")
+
+
+def test_a_slot_that_is_gone_is_no_error_of_the_script(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="does not exist; its agent may have") as raised:
+        open_verified(str(tmp_path / "gone.slot"), layout="any")
+    assert cause_of(raised.value) == "collective_error"
+
+
+def test_a_slot_that_its_agent_takes_is_no_error_of_the_script(
+    make_slot: MakeSlot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Slot] = []
+
+    class Agent(NoAgent):
+        def ask_slots(self, request: SlotRequest) -> Slots:
+            pair = [make_slot(request.layout_hash, request.payload_bytes, request.index_bytes) for _ in range(2)]
+            made.extend(pair)
+            return Slots(paths=(str(pair[0].path), str(pair[1].path)))
+
+    tier = MemoryTier(state_of(filled=True), rank=0, link=Agent(group=GroupId("a"), sequences=1), reset=None)
+    assert tier.save(step=STEP, incarnation=FIRST, wait=False)[0] == 0
+    begin = Slot.begin
+
+    def taken(slot: Slot, *, step: Step, incarnation: Incarnation, index: bytes) -> None:
+        begin(slot, step=step, incarnation=incarnation, index=index)
+        begin(made[1], step=Step(step - 1), incarnation=incarnation, index=index)
+
+    monkeypatch.setattr(Slot, "begin", taken)
+    with pytest.raises(EnvironmentFault, match="only a fill that this process began can be sealed") as raised:
+        tier.save(step=STEP, incarnation=FIRST, wait=False)
+    assert cause_of(raised.value) == "collective_error"
+    tier.close()
 
 
 def test_a_plan_notices_moved_tensors_and_grown_values(make_slot: MakeSlot) -> None:

@@ -156,14 +156,14 @@ class Slot:
         """Map an existing slot. `populate` maps all its pages at once instead of one fault per page while copying.
 
         Raises IntegrityError for a file that is no slot, of another format version, cut short or damaged in its
-        header; UsageError if there is no such file.
+        header; EnvironmentFault if there is no such file.
         """
         path = Path(path)
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             descriptor = os.open(path, flags)
         except FileNotFoundError as error:
-            raise UsageError(f"slot {path} does not exist; its agent may have replaced or removed it") from error
+            raise EnvironmentFault(f"slot {path} does not exist; its agent may have replaced or removed it") from error
         try:
             size_bytes = os.fstat(descriptor).st_size
             if size_bytes < PAGE_BYTES:

@@ -107,7 +107,7 @@ def write_item_of(entry: Entry) -> WriteItem:
 
 
 def run_job(job: DrainJob) -> int:
-    """Do a job. Returns the bytes written. Raises IntegrityError, UsageError, OSError; part of a folder may stay."""
+    """Do a job. Returns the bytes written. Raises a MyriarchError or OSError; part of a folder may stay then."""
     if job.kind == "finish":
         return finish(job)
     folder = Path(job.path)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from myriarch.errors import IntegrityError, UsageError
+from myriarch.errors import EnvironmentFault, IntegrityError, UsageError
 from myriarch.event.actions import FromDisk, FromMemory, Keep, Restore
 from myriarch.event.ids import Incarnation, Step
 from myriarch.train.agent_link import Link
@@ -114,7 +114,10 @@ class MemoryTier:
             self.plan = SnapshotPlan(leaves, rank=self._rank)
             self._ask_slots()
         number, slot = self._free_slot(FREE_SLOT_LIMIT_S if wait else 0.0)
-        root, digest = self.plan.write(slot, leaves, step=step, incarnation=incarnation)
+        try:
+            root, digest = self.plan.write(slot, leaves, step=step, incarnation=incarnation)
+        except UsageError as error:  # the agent took the slot meanwhile: no doing of the script's
+            raise EnvironmentFault(error.message, hint=error.hint) from error
         return number, root, digest
 
     def rehearse(self) -> float | None:

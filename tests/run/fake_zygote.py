@@ -23,6 +23,7 @@ import socket
 import sys
 import time
 import traceback
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ import xxhash
 from myriarch.arena.beacon import Beacon
 from myriarch.arena.manifest import Manifest, record_of, write_manifest
 from myriarch.arena.slot import BLOCK_BYTES, Slot, SlotState
+from myriarch.errors import MyriarchError
 from myriarch.event.actions import Fresh, FromDisk, FromMemory, Keep, WorkerPlan
 from myriarch.event.ids import Step
 from myriarch.event.spans import Span
@@ -47,6 +49,7 @@ from myriarch.wire.worker import (
     Rejoin,
     Sealed,
     Skipped,
+    SlotFree,
     SlotRequest,
     Slots,
     Spans,
@@ -78,6 +81,7 @@ class Toy:
         self.plan = begin.plan
         self.beacon = Beacon(begin.beacon_path, begin.beacon_index)
         self.slots: list[Slot] = []
+        self.words: deque[FromAgent] = deque()
         self.hold = False
         self.state = np.zeros(0, dtype=np.uint64)
         self.step = 0
@@ -87,13 +91,12 @@ class Toy:
         self.channel.send(
             SlotRequest(payload_bytes=self.state.nbytes, index_bytes=64, layout_hash=f"world {self.plan.world_size}")
         )
-        slots = self.receive()
-        assert isinstance(slots, Slots)
+        slots = self.receive_slots()
         if not slots.error:
             self.slots = [Slot.open(path, writable=True) for path in slots.paths]
         self.ready()
         while True:
-            match self.receive():
+            match self.words.popleft() if self.words else self.receive():
                 case Go() as go:
                     self.train(go)
                 case Rejoin() as rejoin:
@@ -107,6 +110,12 @@ class Toy:
         message = self.channel.receive()
         if message is None:
             os._exit(0)
+        return message
+
+    def receive_slots(self) -> Slots:
+        """The answer to a `SlotRequest`. Other words may be on their way before it: they come after it."""
+        while not isinstance(message := self.receive(), Slots):
+            self.words.append(message)
         return message
 
     def restore(self, plan: WorkerPlan, slot_paths: tuple[str, ...]) -> None:
@@ -275,14 +284,16 @@ def work(request: ForkWorker) -> None:
             incarnation=request.incarnation,
         )
     )
-    begin = channel.receive()
+    while isinstance(begin := channel.receive(), SlotFree):
+        pass  # of the worker that was here before
     if begin is None:
         os._exit(0)
     assert isinstance(begin, Begin)
     try:
         Toy(channel, begin).run()
-    except Exception:  # noqa: BLE001
-        channel.send(Failed(cause="user_error", detail=traceback.format_exc()))
+    except Exception as error:  # noqa: BLE001
+        ours = isinstance(error, MyriarchError)
+        channel.send(Failed(cause="collective_error" if ours else "user_error", detail=traceback.format_exc()))
         os._exit(1)
 
 

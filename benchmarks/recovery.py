@@ -108,9 +108,13 @@ def state_bytes() -> int:
 
 
 def workers(folder: Path, trials: int, *, going_on: bool) -> dict[str, Any]:
-    """A worker is killed so often."""
-    name = "worker-go-on" if going_on else "worker"
-    return summary(fleet(folder, name=name, spares=0, targets=["fast/1"] * trials, going_on=going_on))
+    """A worker is killed so often; where others go on, once in each of so many fleets: nodes that fail again rest."""
+    if not going_on:
+        return summary(fleet(folder, name="worker", spares=0, targets=["fast/1"] * trials))
+    found: list[dict[str, Any]] = []
+    for index in range(trials):
+        found += fleet(folder, name=f"worker-go-on-{index}", spares=0, targets=["fast/1"], going_on=True)
+    return summary(found)
 
 
 def nodes(folder: Path, trials: int, *, going_on: bool) -> dict[str, Any]:

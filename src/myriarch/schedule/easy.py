@@ -164,8 +164,11 @@ class Easy:
     def _backfill_in_place(self, starts: list[Start], shortlist: Shortlist, hold: Hold, now_s: float) -> None:
         """Tried one by one, as the shortlist says."""
         machine, full = self.machine, Full()
+        largest = machine.largest
+        if shortlist.smallest > largest:
+            return
         for job in shortlist.candidates(
-            free_devices=machine.largest,
+            free_devices=largest,
             now_s=now_s,
             hold_s=hold.at_s,
             spare_devices=machine.beside(hold),

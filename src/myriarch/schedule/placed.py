@@ -19,7 +19,7 @@ from myriarch.schedule.decision import Placement
 from myriarch.schedule.job import Job, JobId, Within
 from myriarch.schedule.layout import PoolLayout, check_layouts
 from myriarch.schedule.machine import Hold, bits_of
-from myriarch.schedule.nodes import NOBODY, Drain, PoolNodes
+from myriarch.schedule.nodes import MANY, NOBODY, Drain, PoolNodes
 
 Prefer = Callable[[Job, PoolLayout], tuple[float, float]]
 """The pool with the lowest is tried first; by what makes a job's shape only: devices, domain, pools, precision."""
@@ -94,7 +94,7 @@ class Placed:
     @property
     def largest(self) -> int:
         """What the pool with most room could take at best."""
-        return max(nodes.largest for nodes in self.pools.values())
+        return max([nodes.largest for nodes in self.pools.values()])
 
     def refusal(self, job: Job) -> str:
         """Why no pool can ever take it."""
@@ -235,11 +235,14 @@ class Placed:
 
     def beside(self, hold: Hold) -> int:
         """All that is free but what is held on its nodes."""
-        if not hold.spare_on:
-            return self.free_devices
         count = len(hold.spare_on)
-        free = self.pools[hold.pool].free[np.fromiter(hold.spare_on, np.int64, count)]
-        return self.free_devices - int((free - np.fromiter(hold.spare_on.values(), np.int64, count)).clip(0).sum())
+        if not count:
+            return self.free_devices
+        free = self.pools[hold.pool].free
+        if count < MANY:
+            return self.free_devices - sum(max(int(free[node]) - left, 0) for node, left in hold.spare_on.items())
+        left = np.fromiter(hold.spare_on.values(), np.int64, count)
+        return self.free_devices - int((free[np.fromiter(hold.spare_on, np.int64, count)] - left).clip(0).sum())
 
     def running_on(self, pool: str, node: int) -> tuple[JobId, ...]:
         """Who runs on a node, in the order of starting."""

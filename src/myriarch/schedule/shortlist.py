@@ -34,6 +34,11 @@ class Shortlist:
     def __len__(self) -> int:
         return sum(bench.count for bench in self._bench.values())
 
+    @property
+    def smallest(self) -> float:
+        """The fewest devices that anybody asks for; infinite: nobody waits."""
+        return self._sizes[0][0] if self._sizes else float("inf")
+
     def add(self, job: Job, *, shape: int, arrival: int) -> None:
         """A job waits; arrival: its place in the order of the queue."""
         bench = self._bench.get(shape)

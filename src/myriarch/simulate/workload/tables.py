@@ -105,23 +105,26 @@ def _read(
 def _numbered(
     rows: csv.DictReader[str], parse: Parse, needed: tuple[str, ...]
 ) -> Iterator[tuple[int, Callable[[], TraceJob]]]:  # fmt: skip
+    line = rows.line_num
     while True:
+        before = line
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:  # a cell without an end, a NUL
-            yield rows.line_num, partial(_no_job, "not a record", str(error))
+            line = rows.line_num
+            yield line, partial(_no_job, "not a record", str(error))
             continue
-        if any("\n" in cell for cell in row.values() if isinstance(cell, str)):
-            why = "a cell goes over several lines: is a quote left open?"
-            yield rows.line_num, partial(_no_job, "not a record", why)
+        line = rows.line_num
+        if line > before + 1 and any("\n" in cell for cell in row.values() if isinstance(cell, str)):
+            yield line, partial(_no_job, "not a record", "a cell goes over several lines: is a quote left open?")
         elif None in row:
-            yield rows.line_num, partial(_no_job, "not a record", f"{len(row[None])} cells more than columns")
-        elif any(row[name] is None for name in needed):
-            yield rows.line_num, partial(_no_job, "missing field", "fewer cells than columns")
+            yield line, partial(_no_job, "not a record", f"{len(row[None])} cells more than columns")
+        elif None in row.values() and any(row[name] is None for name in needed):
+            yield line, partial(_no_job, "missing field", "fewer cells than columns")
         else:
-            yield rows.line_num, partial(parse, rows.line_num, row)
+            yield line, partial(parse, line, row)
 
 
 def _no_job(kind: ProblemKind, why: str) -> TraceJob:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -128,10 +129,8 @@ def made(
         raise BadLine("missing field", "no id")
     if submit_s < 0:
         raise BadLine("negative time", f"submitted at {submit_s:g} s")
-    times_s = {"submitted at": submit_s, "ran": run_s, "waited": wait_s, "asked for": estimate_s}
-    for what, time_s in times_s.items():
-        if time_s is not None and time_s > TIME_MOST_S:
-            raise BadLine("out of range", f"job {id} {what} {time_s:g} s: is that in seconds?")
+    if max(submit_s, run_s or 0.0, wait_s or 0.0, estimate_s or 0.0) > TIME_MOST_S:
+        raise _too_long(id, {"submitted at": submit_s, "ran": run_s, "waited": wait_s, "asked for": estimate_s})
     if not devices or devices < 0:
         raise BadLine("no devices", f"job {id} asks for {devices or 0:.6g}")
     if devices > DEVICES_MOST:
@@ -155,6 +154,11 @@ def made(
     )
 
 
+def _too_long(id: str, times_s: Mapping[str, float | None]) -> BadLine:
+    what, time_s = next((what, one) for what, one in times_s.items() if one is not None and one > TIME_MOST_S)
+    return BadLine("out of range", f"job {id} {what} {time_s:g} s: is that in seconds?")
+
+
 def number(text: str | None, name: str) -> float:
     """A number that has to be there. Raises BadLine."""
     found = maybe(text, name)
@@ -171,7 +175,7 @@ def maybe(text: str | None, name: str) -> float | None:
         found = float(text if text.isascii() and "_" not in text else "")  # Python reads 1_0 and digits of all scripts
     except ValueError:
         raise BadLine("not a number", f"`{name}: {text[:TEXT_TOLD]}`") from None
-    if found != found or found in (float("inf"), float("-inf")):
+    if not math.isfinite(found):
         raise BadLine("not a number", f"`{name}: {text[:TEXT_TOLD]}`")
     return found
 

@@ -137,6 +137,13 @@ def test_a_quote_that_is_left_open_is_one_record(tmp_path: Path) -> None:
     assert read("compact", endless, tmp_path).problem_counts == {"not a record": 1}
 
 
+def test_an_open_quote_is_noticed_behind_an_empty_line(tmp_path: Path) -> None:
+    text = HEADS["compact"] + row("compact") + "\n" + row("compact", id='"2') + row("compact", id='3"')
+    trace = read("compact", text, tmp_path)
+    assert [job.id for job in trace.jobs] == ["1"]
+    assert [(problem.line, problem.kind) for problem in trace.problems] == [(5, "not a record")]
+
+
 def test_milliseconds_are_noticed(tmp_path: Path) -> None:
     trace = read("compact", HEADS["compact"] + row("compact", submit="1700000000000"), tmp_path)
     assert trace.problems[0].text == "job 1 submitted at 1.7e+12 s: is that in seconds?"

@@ -105,16 +105,14 @@ def _read(
 def _numbered(
     rows: csv.DictReader[str], parse: Parse, needed: tuple[str, ...]
 ) -> Iterator[tuple[int, Callable[[], TraceJob]]]:  # fmt: skip
-    line = rows.line_num
     while True:
-        before = line
+        before = rows.line_num
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:  # a cell without an end, a NUL
-            line = rows.line_num
-            yield line, partial(_no_job, "not a record", str(error))
+            yield rows.line_num, partial(_no_job, "not a record", str(error))
             continue
         line = rows.line_num
         if line > before + 1 and any("\n" in cell for cell in row.values() if isinstance(cell, str)):
